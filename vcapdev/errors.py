@@ -49,7 +49,7 @@ class UsageError(VcapdevError):
     exit_status = ExitStatus.USAGE
 
 
-class EnvironmentProblem(VcapdevError):
+class SetupError(VcapdevError):
     """The machine lacks something: a tool, a package, disk space, the network."""
 
     exit_status = ExitStatus.ENVIRONMENT
@@ -61,5 +61,5 @@ class GuestError(VcapdevError):
     exit_status = ExitStatus.GUEST
 
 
-class Inconclusive(GuestError):
+class InconclusiveError(GuestError):
     """The run ended, but proves nothing (no page was swapped, the checker could not attach, ...)."""
