@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A captured frame becomes the picture that the card sent: each format that bttv offers, known colours in and out."""
+"""A captured frame becomes the picture that the card sent: known colours, each format that bttv offers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A PNG writer as small as the job: 8-bit RGB, no interlace, no palette (W3C PNG specification, 3rd edition)."""
+"""A PNG writer as small as the job: 8-bit RGB, no interlace, no palette (PNG specification, 3rd edition)."""
 
 from __future__ import annotations
 

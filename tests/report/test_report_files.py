@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The report directory: valid after its schema, whole or absent, never written over other files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from vcapdev.errors import ExitStatus, SetupError, UsageError
+from vcapdev.report.files import check_target, write_report
+from vcapdev.report.model import Kernel, QemuInfo, RunReport, Verdict
+from vcapdev.report.summary import summary
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
+ISSUE_KEYS = {
+    "kernel",
+    "packages",
+    "qemu",
+    "command_line",
+    "frames",
+    "dma",
+    "swap",
+    "pins",
+    "verdicts",
+    "oddities",
+    "guest_log",
+    "exit_status",
+}
+
+
+def make_report(**changes: Any) -> RunReport:
+    """A clean run; ``changes`` are set on it."""
+    report = RunReport(
+        kernel=Kernel("bookworm-6.1", "6.1.0-56-amd64", "vmlinuz-6.1.0-56-amd64"),
+        qemu=QemuInfo("11.1.3", "unpacked in the cache", "tcg", "no KVM"),
+        settings={"norm": "PAL"},
+        packages=[{"name": "busybox-static", "version": "1.35", "sha256": "0" * 64, "suite": "bookworm"}],
+        command_line={"vcapdev": ["vcapdev", "run"]},
+        stages={"prepare": 0.5},
+        exit_status=ExitStatus.CLEAN,
+        sentence="Clean.",
+    )
+    for name, value in changes.items():
+        setattr(report, name, value)
+    return report
+
+
+def verdict() -> Verdict:
+    return Verdict("not-pinned", "a page without a pin", 0x1234, "WRITE", "none", {"refcount": 1}, 3, "splat")
+
+
+def validate(document: Any) -> None:
+    schema = json.loads(SCHEMA.read_text("utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.Draft202012Validator(schema).validate(document)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        make_report(),
+        make_report(verdicts=[verdict()], exit_status=ExitStatus.FINDINGS, oddities={"orphan": 2}),
+        make_report(failure="QEMU ended", exit_status=ExitStatus.GUEST),
+    ],
+)
+def test_reports_match_the_schema(report: RunReport, tmp_path: Path) -> None:
+    write_report(tmp_path / "out", report, {})
+    document = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    validate(document)
+    assert set(document) >= ISSUE_KEYS
+
+
+@pytest.mark.parametrize("key", sorted(ISSUE_KEYS))
+def test_the_schema_misses_a_missing_key(key: str) -> None:
+    document = make_report().to_json()
+    del document[key]
+    with pytest.raises(jsonschema.ValidationError, match=key):
+        validate(document)
+
+
+def test_the_schema_refuses_a_verdict_without_evidence() -> None:
+    document = make_report(verdicts=[verdict()]).to_json()
+    del document["verdicts"][0]["evidence"]
+    with pytest.raises(jsonschema.ValidationError, match="evidence"):
+        validate(document)
+
+
+def test_attachments_are_written_or_copied(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"boot")
+    write_report(
+        tmp_path / "a" / "out", make_report(), {"frame.png": b"png", "console.log": tmp_path / "log"}
+    )
+    assert (tmp_path / "a" / "out" / "frame.png").read_bytes() == b"png"
+    assert (tmp_path / "a" / "out" / "console.log").read_bytes() == b"boot"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["out"]
+
+
+def test_an_old_report_is_replaced_whole(tmp_path: Path) -> None:
+    write_report(tmp_path / "out", make_report(), {"old.png": b"old"})
+    write_report(tmp_path / "out", make_report(sentence="Again."), {})
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_other_peoples_directories_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="other files"):
+        check_target(tmp_path)
+    with pytest.raises(UsageError, match="a file"):
+        check_target(tmp_path / "thesis.tex")
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "rename", no_space)
+    with pytest.raises(SetupError, match="No space left on device"):
+        write_report(tmp_path / "out", make_report(), {"frame.png": b"png"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_summary_names_what_was_found() -> None:
+    text = summary(make_report(verdicts=[verdict(), verdict()], oddities={"orphan": 2, "raced-with-stop": 0}))
+    assert "not-pinned (6 times)" in text
+    assert "2 orphan (harmless)" in text
+    assert "raced" not in text
+    assert text.endswith("Clean. (exit status 0)\n")
+
+
+def test_the_summary_says_when_nothing_was_checked() -> None:
+    assert "checker not attached" in summary(make_report())

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What one run found out: the single source of the terminal summary and of ``report.json``.
+
+``docs/report.schema.json`` is the contract of :meth:`RunReport.to_json`; ``docs/report.md`` explains it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from vcapdev import __version__
+from vcapdev.errors import ExitStatus
+
+SCHEMA_VERSION = 1
+Json = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Kernel:
+    """The guest kernel under test."""
+
+    recipe: str  # name in images/
+    release: str  # uname -r
+    image: str  # file name of the kernel image, or the path given with --kimg
+    replaced_modules: list[str] = field(default_factory=list)
+    mutant: str | None = None
+
+
+@dataclass(slots=True)
+class QemuInfo:
+    """The emulator that ran it."""
+
+    version: str
+    source: str  # where it came from, as ``vcapdev doctor`` says it
+    accelerator: str
+    accelerator_reason: str
+
+
+@dataclass(slots=True)
+class Frames:
+    """What the capture program saw."""
+
+    wanted: int = 0
+    captured: int = 0
+    intact: int = 0
+    dropped: int = 0
+    torn: int = 0
+    damaged: int = 0
+    per_second: float = 0.0
+    bad: list[Json] = field(default_factory=list)  # the first damaged places, as the guest located them
+
+
+@dataclass(slots=True)
+class Dma:
+    """What the checker saw at the bus master."""
+
+    writes: int = 0
+    bytes: int = 0
+    pages_checked: int = 0
+    distinct_pages: int = 0
+    checker: str = "not attached"  # "attached", else why it could not
+
+
+@dataclass(slots=True)
+class Swap:
+    """What was claimed about memory pressure, and what really happened."""
+
+    kind: str = "none"
+    pressure: str = "none"
+    pages_out: int = 0  # growth of pswpout in the guest's /proc/vmstat
+    pages_in: int = 0  # growth of pswpin
+    buffer_pages_out: int = 0  # capture buffer pages seen swapped out in /proc/PID/pagemap
+
+
+@dataclass(slots=True)
+class Pins:
+    """Page pins by the guest's own count, ``/proc/vmstat`` nr_foll_pin_acquired and _released."""
+
+    acquired: int = 0
+    released: int = 0
+    left: int = 0  # by the checker's own look at struct page after the device was closed
+    clean_at_pin: int = 0  # pages that were clean when they were pinned; only those can show a lost dirty bit
+
+
+@dataclass(slots=True)
+class Verdict:
+    """One violated rule at one page; repeats are counted, not listed."""
+
+    rule: str
+    sentence: str
+    pfn: int
+    instruction: str
+    owner: str
+    evidence: Json
+    count: int = 1
+    splat: str = ""
+
+
+@dataclass(slots=True)
+class GuestLog:
+    """Where the guest's own words are, and what in them matters."""
+
+    console: str = "console.log"
+    kernel: str = "kernel.log"
+    reports: list[str] = field(default_factory=list)  # oops, WARNING, page poison: slices of the log
+    notes: list[str] = field(default_factory=list)  # slow-host messages: soft lockup, RCU stall
+
+
+@dataclass(slots=True)
+class RunReport:
+    """Everything that one ``vcapdev run`` has to say."""
+
+    kernel: Kernel
+    qemu: QemuInfo
+    settings: Json  # the options of the run, as given or defaulted
+    packages: Sequence[Mapping[str, str]] = ()
+    warnings: list[str] = field(default_factory=list)
+    command_line: dict[str, list[str]] = field(default_factory=dict)  # "vcapdev", "serve", "qemu"
+    stages: dict[str, float] = field(default_factory=dict)  # name: seconds
+    frames: Frames = field(default_factory=Frames)
+    dma: Dma = field(default_factory=Dma)
+    swap: Swap = field(default_factory=Swap)
+    pins: Pins = field(default_factory=Pins)
+    verdicts: list[Verdict] = field(default_factory=list)
+    oddities: dict[str, int] = field(default_factory=dict)
+    device: Json = field(default_factory=dict)  # hand-shake time-outs, unmodelled register bits ...
+    guest_log: GuestLog = field(default_factory=GuestLog)
+    failure: str | None = None  # what ended the run early
+    exit_status: ExitStatus = ExitStatus.GUEST
+    sentence: str = ""  # the result in one plain sentence
+
+    def to_json(self) -> Json:
+        """The report as plain JSON values, after ``docs/report.schema.json``."""
+        body = asdict(self)
+        body["packages"] = [dict(package) for package in self.packages]
+        body["exit_status"] = int(self.exit_status)
+        return {"schema": SCHEMA_VERSION, "vcapdev": __version__, **body}

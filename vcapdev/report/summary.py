@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The end of a run on the terminal: a few aligned lines, then one plain sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vcapdev.report.model import RunReport
+
+
+def summary(report: RunReport, directory: Path | None = None) -> str:
+    """The whole text, ending in a newline."""
+    rows = [f"  {name:<9} {text}" for name, text in _rows(report)]
+    lines = ["", *rows, ""]
+    lines += [f"warning: {warning}" for warning in report.warnings]
+    lines.append(f"{report.sentence} (exit status {int(report.exit_status)})")
+    if directory is not None:
+        lines.append(f"Report: {directory}/report.json")
+    return "\n".join(lines) + "\n"
+
+
+def _rows(report: RunReport) -> Iterator[tuple[str, str]]:
+    yield "kernel", _kernel(report)
+    yield "frames", _frames(report)
+    dma = report.dma
+    yield (
+        "dma",
+        f"{dma.writes} writes, {dma.bytes / 1e6:.1f} MB, {dma.pages_checked} pages checked"
+        f" ({dma.distinct_pages} distinct)"
+        + ("" if dma.checker == "attached" else f"; checker {dma.checker}"),
+    )
+    yield "swap", _swap(report)
+    yield (
+        "pins",
+        f"{report.pins.acquired} taken, {report.pins.released} given back, {report.pins.left} left over",
+    )
+    yield "verdicts", _verdicts(report)
+    odd = [f"{count} {name}" for name, count in sorted(report.oddities.items()) if count]
+    if odd:
+        yield "oddities", ", ".join(odd) + " (harmless)"
+    if report.guest_log.reports:
+        first = report.guest_log.reports[0].strip().splitlines()[0]
+        yield "guest", f"{len(report.guest_log.reports)} kernel report(s), first: {first}"
+
+
+def _kernel(report: RunReport) -> str:
+    kernel, extra = report.kernel, ""
+    if kernel.mutant:
+        extra = f", mutant {kernel.mutant}"
+    elif kernel.replaced_modules:
+        extra = f", with your {', '.join(kernel.replaced_modules)}"
+    return (
+        f"{kernel.release} ({kernel.recipe}{extra}) on QEMU {report.qemu.version}, {report.qemu.accelerator}"
+    )
+
+
+def _frames(report: RunReport) -> str:
+    frames = report.frames
+    text = f"{frames.captured} of {frames.wanted} captured, {frames.intact} intact"
+    for name in ("dropped", "torn", "damaged"):
+        if count := getattr(frames, name):
+            text += f", {count} {name}"
+    return f"{text}, {frames.per_second:.1f} fps"
+
+
+def _swap(report: RunReport) -> str:
+    swap = report.swap
+    if swap.kind == "none":
+        return "none"
+    return (
+        f"{swap.kind}, pressure {swap.pressure}: {swap.pages_out} pages out, {swap.pages_in} in,"
+        f" {swap.buffer_pages_out} times a buffer page was out"
+    )
+
+
+def _verdicts(report: RunReport) -> str:
+    if not report.verdicts:
+        return "none"
+    counts: dict[str, int] = {}
+    for verdict in report.verdicts:
+        counts[verdict.rule] = counts.get(verdict.rule, 0) + verdict.count
+    return ", ".join(f"{rule} ({count} times)" for rule, count in counts.items())
