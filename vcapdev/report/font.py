@@ -74,4 +74,5 @@ def draw(canvas: NDArray[np.uint8], x: int, y: int, text: str, colour: tuple[int
 
 def _dots(glyph: str) -> NDArray[np.bool_]:
     rows = np.frombuffer(bytes.fromhex(glyph), np.uint8)
-    return (rows[:, None] >> np.arange(4, -1, -1)) & 1 == 1
+    dots: NDArray[np.bool_] = (rows[:, None] >> np.arange(4, -1, -1)) & 1 == 1
+    return dots

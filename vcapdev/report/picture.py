@@ -76,7 +76,8 @@ def ycbcr_to_rgb(y: Bytes, cb: Bytes, cr: Bytes) -> Bytes:
     luma = 1.164 * (y.astype(np.float32) - 16)
     blue, red = cb.astype(np.float32) - 128, cr.astype(np.float32) - 128
     planes = (luma + 1.596 * red, luma - 0.813 * red - 0.391 * blue, luma + 2.018 * blue)
-    return np.clip(np.rint(np.stack(planes, axis=-1)), 0, 255).astype(np.uint8)
+    rounded: Bytes = np.clip(np.rint(np.stack(planes, axis=-1)), 0, 255).astype(np.uint8)
+    return rounded
 
 
 def _grey(rows: Bytes) -> Bytes:
@@ -95,14 +96,15 @@ def _bytes_rgb(order: tuple[int, int, int], step: int) -> Callable[[Bytes], Byte
 def _words_rgb(dtype: str, red: int, green: int) -> Callable[[Bytes], Bytes]:
     """16-bit formats: shift of red, bits of green; red and blue have five bits each."""
 
-    def widen(value: NDArray[np.uint16], bits: int) -> NDArray[np.uint16]:
-        return (value << (8 - bits)) | (value >> (2 * bits - 8))
+    def widen(value: NDArray[np.uint16], bits: int) -> Bytes:
+        return ((value << (8 - bits)) | (value >> (2 * bits - 8))).astype(np.uint8)
 
     def rgb(rows: Bytes) -> Bytes:
-        words = np.ascontiguousarray(rows).view(dtype).astype(np.uint16)
-        parts = ((words >> red) & 31, (words >> 5) & ((1 << green) - 1), words & 31)
-        wide = [widen(part, bits) for part, bits in zip(parts, (5, green, 5), strict=True)]
-        return np.stack(wide, axis=-1).astype(np.uint8)
+        words: NDArray[np.uint16] = np.ascontiguousarray(rows).view(dtype).astype(np.uint16)
+        masks = ((red, 5), (5, green), (0, 5))
+        parts = [((words >> shift) & ((1 << bits) - 1)).astype(np.uint16) for shift, bits in masks]
+        wide = [widen(part, bits) for part, (_, bits) in zip(parts, masks, strict=True)]
+        return np.stack(wide, axis=-1)
 
     return rgb
 
