@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The per-user cache: content-addressed entries, built once, shared by checkouts and by concurrent processes.
+
+::
+
+    <cache>/<kind>/<key>/entry.json     what it is, size; its mtime is the time of last use
+    <cache>/<kind>/<key>/content/       what build() made, complete or absent
+    <cache>/<kind>/<key>.tmp-*          a build under way, or what a killed one left
+    <cache>/debs/                       downloaded packages, verified
+    <cache>/apt/<key>/                  package indexes of a private apt root
+    <cache>/resolutions/                which package versions a recipe stands for
+    <cache>/locks/                      one flock(2) file for each of the above
+
+A process keeps a shared lock on every entry that it was given until it ends, so that a prune elsewhere never
+takes away what is in use; a build holds the exclusive lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vcapdev.errors import SetupError
+from vcapdev.paths import cache_dir
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_SMALL_TREE = 64
+_RESERVED = ("debs", "apt", "resolutions", "locks", "partial")
+
+
+def digest(*parts: str | bytes) -> str:
+    """A cache key of 64 hexadecimal digits: SHA-256 over the parts, each preceded by its length."""
+    state = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(f"{len(data)}:".encode())
+        state.update(data)
+    return state.hexdigest()
+
+
+def disk_full(where: Path) -> SetupError:
+    """The one line that a user sees when ``where`` has no room left."""
+    return SetupError(
+        f"no space left for the cache at {where} (disk full, quota or file size limit): free some space, run "
+        "'vcapdev cache prune', or set VCAPDEV_CACHE to a directory on another disk; what is complete is kept"
+    )
+
+
+@contextlib.contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turn a full or unwritable disk under ``where`` into a :class:`SetupError`; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise disk_full(where) from error
+        if error.errno in _REFUSED:
+            raise SetupError(
+                f"cannot write to the cache at {where} ({error.strerror}): make it writable for this user, "
+                "or set VCAPDEV_CACHE to another directory"
+            ) from error
+        raise
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file or a tree, also one with read-only directories in it; absent is fine."""
+    if path.is_dir() and not path.is_symlink():
+        for directory, names, _ in os.walk(path):
+            os.chmod(directory, 0o700)
+            names[:] = [name for name in names if not os.path.islink(os.path.join(directory, name))]
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` so that a reader or a crash sees the old or the new file, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def sync_tree(top: Path) -> None:
+    """Have a finished tree on the disk before it is renamed into place."""
+    files = [Path(directory, name) for directory, _, names in os.walk(top) for name in names]
+    if len(files) > _SMALL_TREE:  # one syncfs(2) is far cheaper than thousands of fsync(2)
+        _sync(top, ctypes.CDLL(None, use_errno=True).syncfs)
+        return
+    for file in files:
+        if file.is_file() and not file.is_symlink():
+            _sync(file, os.fsync)
+    _sync(top, os.fsync)
+
+
+def _sync(path: Path, call: Callable[[int], Any]) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if call(descriptor) == -1:  # ctypes does not raise
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(path))
+    finally:
+        os.close(descriptor)
+
+
+def tree_size(top: Path) -> int:
+    """Bytes that a file or tree takes on the disk (blocks, not lengths; hard links counted once)."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for directory, names, files in os.walk(top):
+        for name in [*files, *names]:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(os.path.join(directory, name))
+                if (status.st_dev, status.st_ino) not in seen:
+                    seen.add((status.st_dev, status.st_ino))
+                    total += status.st_blocks * 512
+    if not top.is_dir():
+        with contextlib.suppress(FileNotFoundError):
+            total += os.lstat(top).st_blocks * 512
+    return total
+
+
+class Cache:
+    """The cache at ``root`` (default :func:`vcapdev.paths.cache_dir`); nothing is created before need."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root if root is not None else cache_dir()
+        self._held: dict[tuple[str, str], int] = {}
+
+    def path(self, *parts: str) -> Path:
+        """A path below the cache; its parent directory exists afterwards."""
+        path = self.root.joinpath(*parts)
+        with disk_errors(self.root):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def open_lock(self, name: str) -> int:
+        """A descriptor of lock file ``name``, not yet locked; the caller closes it."""
+        path = self.path("locks", f"{name}.lock")
+        with disk_errors(self.root):
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    @contextlib.contextmanager
+    def locked(self, name: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[int]:
+        """Hold lock ``name`` alone, and yield its descriptor; ``on_wait`` is called when it is taken."""
+        descriptor = self.open_lock(name)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait()
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def entry(self, kind: str, key: str, build: Callable[[Path], None], *, label: str = "") -> Path:
+        """The content directory of entry ``kind``/``key``, built on first use.
+
+        ``build`` gets an empty directory beside the final place and fills it; a failed or killed build leaves
+        no entry. ``label`` says what it is in ``vcapdev cache list``.
+
+        :raise SetupError: when the disk is full or the cache is not writable.
+        """
+        if kind in _RESERVED or "/" in kind + key:
+            raise ValueError(f"not a cache entry: {kind}/{key}")
+        place = self.root / kind / key
+        if (kind, key) in self._held and place.is_dir():
+            self._touch(place)
+            return place / "content"
+        descriptor = self.open_lock(f"{kind}-{key}")
+        try:
+            self._build_once(place, descriptor, build, label)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        stale = self._held.pop((kind, key), None)
+        if stale is not None:
+            os.close(stale)
+        self._held[kind, key] = descriptor
+        self._touch(place)
+        return place / "content"
+
+    def lookup(self, kind: str, key: str) -> Path | None:
+        """The content directory of an entry that exists already, else None. Counts as a use."""
+        if not (self.root / kind / key).is_dir():
+            return None
+        try:
+            return self.entry(kind, key, _must_exist)
+        except FileNotFoundError:
+            return None
+
+    def release(self) -> None:
+        """Give up the shared locks, as the end of the process does."""
+        for descriptor in self._held.values():
+            os.close(descriptor)
+        self._held.clear()
+
+    def _build_once(self, place: Path, lock: int, build: Callable[[Path], None], label: str) -> None:
+        """Leave with the shared lock held and the entry complete."""
+        while True:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if place.is_dir():
+                return
+            fcntl.flock(lock, fcntl.LOCK_EX)  # not atomic: look again, another process may have built it
+            if not place.is_dir():
+                with disk_errors(self.root):
+                    _build_beside(place, build, label)
+
+    @staticmethod
+    def _touch(place: Path) -> None:
+        with contextlib.suppress(OSError):  # a read-only cache can be used, its age is then not kept
+            os.utime(place / "entry.json")
+
+
+def _must_exist(_: Path) -> None:
+    raise FileNotFoundError
+
+
+def _build_beside(place: Path, build: Callable[[Path], None], label: str) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for stale in place.parent.glob(f"{place.name}.tmp-*"):  # we hold the lock: nobody builds here
+        remove_tree(stale)
+    temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=f"{place.name}.tmp-"))
+    try:
+        content = temporary / "content"
+        content.mkdir()
+        build(content)
+        about = {"label": label or place.parent.name, "size": tree_size(content), "created": time.time()}
+        (temporary / "entry.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+        temporary.chmod(0o755)
+        sync_tree(temporary)
+        temporary.rename(place)
+        _sync(place.parent, os.fsync)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            remove_tree(temporary)
+        raise
