@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From what a run saw to its exit status and one plain sentence. Findings win over everything that came later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vcapdev.errors import ExitStatus
+from vcapdev.report.model import RunReport
+
+Doubt = Callable[[RunReport], str | None]
+
+
+def judge(report: RunReport) -> tuple[ExitStatus, str]:
+    """Exit status and sentence; the report's own two fields for them are not looked at."""
+    finding = _finding(report)
+    if finding is not None:
+        return ExitStatus.FINDINGS, _ended(finding, report.failure)
+    if report.failure is not None:
+        return ExitStatus.GUEST, f"Failed: {report.failure}."
+    for doubt in _DOUBTS:
+        if (reason := doubt(report)) is not None:
+            return ExitStatus.GUEST, f"Inconclusive: {reason}."
+    return ExitStatus.CLEAN, _clean(report)
+
+
+def _finding(report: RunReport) -> str | None:
+    if report.verdicts:
+        rules = ", ".join(dict.fromkeys(verdict.rule for verdict in report.verdicts))
+        times = sum(verdict.count for verdict in report.verdicts)
+        return f"Findings: {rules}, {_many(times, 'time')}; first: {report.verdicts[0].sentence}"
+    frames = report.frames
+    bad = frames.damaged + (0 if _free_running(report) else frames.torn)
+    if bad:
+        return f"Findings: {bad} of {frames.captured} frames arrived damaged, though no page rule was broken"
+    return None
+
+
+def _ended(finding: str, failure: str | None) -> str:
+    return f"{finding}." if failure is None else f"{finding}. Then the run ended early: {failure}."
+
+
+def _free_running(report: RunReport) -> bool:
+    """On the real clock a slow guest tears frames, as it would with the hardware."""
+    return report.settings.get("clock") == "real"
+
+
+def _unchecked(report: RunReport) -> str | None:
+    dma = report.dma
+    if dma.checker != "attached":
+        return f"the checker could not judge anything: {dma.checker}"
+    return None if dma.pages_checked else "the checker was attached, but no page was written to"
+
+
+def _too_few_frames(report: RunReport) -> str | None:
+    frames = report.frames
+    if frames.captured >= frames.wanted:
+        return None
+    return f"only {frames.captured} of {frames.wanted} frames were captured"
+
+
+def _unsure_frames(report: RunReport) -> str | None:
+    frames = report.frames
+    if frames.intact + frames.torn + frames.damaged >= frames.captured:
+        return None
+    return f"only {frames.intact} of {frames.captured} frames were verified"
+
+
+def _no_swapping(report: RunReport) -> str | None:
+    swap = report.swap
+    if swap.pressure == "none" or swap.pages_out:
+        return None
+    return f"pressure {swap.pressure} on {swap.kind} swap was asked for, but not one page was swapped out"
+
+
+def _nothing_clean(report: RunReport) -> str | None:
+    if report.kernel.mutant != "no-dirty" or report.pins.clean_at_pin:
+        return None
+    return "no page was clean when it was pinned, so a lost dirty bit could not show"
+
+
+_DOUBTS: tuple[Doubt, ...] = (_unchecked, _too_few_frames, _unsure_frames, _no_swapping, _nothing_clean)
+
+
+def _clean(report: RunReport) -> str:
+    frames, dma, swap = report.frames, report.dma, report.swap
+    text = f"Clean: {frames.intact} of {frames.captured} frames intact, {_many(dma.pages_checked, 'page')} checked"
+    if swap.pages_out:
+        text += f" while {swap.pages_out} were swapped out"
+    return f"{text}; every DMA write went to a page that the card was entitled to."
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
