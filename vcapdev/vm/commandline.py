@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The QEMU command line of a guest. Pure: a configuration goes in, words come out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from vcapdev.errors import UsageError
+
+AGENT_PORT = "vcap.agent"  # guest/src/vcap-agent.c looks for this name
+SWAP_SERIAL = "vcapswap"  # guest/init looks for this one
+MSG_TIMEOUT = 30000  # milliseconds; the client's default of 5000 is lost for good when exceeded once
+SOCKET_PATH_LIMIT = 107  # bytes, sockaddr_un
+
+# What every guest gets. An oops is made a panic and a panic a reboot at once, which QEMU turns into a pause:
+# so memory stays as it was for whoever wants to look, and the host is told by a SHUTDOWN event.
+BASE_PARAMETERS = ("console=ttyS0", "page_poison=1", "oops=panic", "panic=-1")
+
+
+class QemuBinary(Protocol):
+    """How to start QEMU; ``vcapdev.vm.qemu.Qemu`` is one."""
+
+    @property
+    def argv(self) -> Sequence[str]:
+        """The words that the options follow (loader, libraries, program, data directories)."""
+
+
+@dataclass
+class VmConfig:
+    """A guest, before it is started."""
+
+    qemu: QemuBinary
+    accel: str  # "kvm" or "tcg"
+    kernel: Path
+    initrd: Path
+    workdir: Path  # for sockets, console and logs; must exist; short, since socket paths are limited
+    append: str = ""  # added behind the product's own kernel parameters
+    memory_mib: int = 256
+    cpus: int = 1
+    card_socket: Path | None = None  # the vfio-user server's
+    swap: str = "none"  # "none", "disk", or "zram:MIB"
+    swap_disk: Path | None = None  # for "disk"; created sparse, and removed again, where it does not exist
+    swap_disk_mib: int = 512
+    extra_args: list[str] = field(default_factory=list)  # added behind QEMU's options
+    interactive: bool = False  # a shell on this terminal instead of a console in a file
+
+    @property
+    def console_log(self) -> Path:
+        return self.workdir / "console.log"
+
+    @property
+    def qemu_log(self) -> Path:
+        return self.workdir / "qemu.log"
+
+    @property
+    def agent_socket(self) -> Path:
+        return self.workdir / "agent"
+
+    @property
+    def runner_qmp(self) -> Path:
+        return self.workdir / "qmp"
+
+    @property
+    def checker_qmp(self) -> Path:
+        return self.workdir / "qmp-pause"
+
+
+def kernel_parameters(config: VmConfig) -> str:
+    """The guest's kernel command line: ours, then the user's."""
+    words = [*BASE_PARAMETERS]
+    if config.swap != "none":
+        words.append(f"vcap.swap={config.swap}")
+    if config.interactive:
+        words.append("vcap.shell")
+    return " ".join([*words, *config.append.split()])
+
+
+def build_command_line(config: VmConfig) -> list[str]:
+    """All words of the command that starts the guest.
+
+    :raise UsageError: when the swap is unknown or a socket's path is too long for the operating system.
+    """
+    _check_swap(config)
+    for path in (config.checker_qmp, config.card_socket):
+        if path is not None and len(str(path).encode()) > SOCKET_PATH_LIMIT:
+            raise UsageError(f"{path} is too long for a socket; set TMPDIR to a shorter directory")
+    return [
+        *config.qemu.argv,
+        *_machine(config),
+        *_console(config),
+        *_channels(config),
+        *_swap_disk(config),
+        *_card(config),
+        *config.extra_args,
+    ]
+
+
+def _machine(config: VmConfig) -> list[str]:
+    # RAM behind a sealed memfd: the device process maps it, and must be sure that it cannot shrink.
+    size = f"{config.memory_mib}M"
+    return [
+        *("-name", "vcapdev", "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"),
+        *("-machine", "q35,memory-backend=ram,vmport=off,usb=off", "-accel", config.accel),
+        *("-cpu", "host" if config.accel == "kvm" else "qemu64", "-smp", str(config.cpus), "-m", size),
+        *("-object", f"memory-backend-memfd,id=ram,size={size},share=on,seal=on"),
+        *("-kernel", str(config.kernel), "-initrd", str(config.initrd), "-append", kernel_parameters(config)),
+        *("-action", "reboot=shutdown" if config.interactive else "reboot=shutdown,shutdown=pause"),
+    ]
+
+
+def _console(config: VmConfig) -> list[str]:
+    log = _escape(config.console_log)
+    if config.interactive:
+        backend = f"stdio,id=console,signal=off,logfile={log}"
+    else:
+        backend = f"file,id=console,path={log}"
+    return ["-chardev", backend, "-serial", "chardev:console"]
+
+
+def _channels(config: VmConfig) -> list[str]:
+    words = [
+        *("-device", "virtio-serial-pci"),
+        *("-chardev", f"socket,id=agent,path={_escape(config.agent_socket)},server=on,wait=off"),
+        *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),
+    ]
+    for path in (config.runner_qmp, config.checker_qmp):
+        words += ["-qmp", f"unix:{_escape(path)},server=on,wait=off"]
+    return words
+
+
+def _swap_disk(config: VmConfig) -> list[str]:
+    if config.swap_disk is None:
+        return []
+    # Nobody reads it after the guest's end, so nothing of it need ever reach a real disk.
+    drive = f"file={_escape(config.swap_disk)},format=raw,if=none,id=swap,cache=unsafe"
+    return ["-drive", drive, "-device", f"virtio-blk-pci,drive=swap,serial={SWAP_SERIAL}"]
+
+
+def _card(config: VmConfig) -> list[str]:
+    if config.card_socket is None:
+        return []
+    device = {
+        "driver": "vfio-user-pci",
+        "socket": {"type": "unix", "path": str(config.card_socket)},
+        "x-msg-timeout": MSG_TIMEOUT,
+    }
+    return ["-device", json.dumps(device)]
+
+
+def _check_swap(config: VmConfig) -> None:
+    kind, _, size = config.swap.partition(":")
+    known = config.swap in ("none", "disk") or (kind == "zram" and size.isdigit() and int(size) > 0)
+    if not known:
+        raise UsageError(f"unknown swap {config.swap!r}: use none, disk or zram:MIB")
+    if config.swap == "disk" and config.swap_disk is None:
+        raise UsageError("swap 'disk' needs a path for the disk")
+
+
+def _escape(path: Path) -> str:
+    """A path in a comma-separated QEMU option: commas are doubled."""
+    return str(path).replace(",", ",,")
