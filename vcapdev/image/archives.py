@@ -19,11 +19,9 @@ from pathlib import Path
 from vcapdev.errors import SetupError
 from vcapdev.image.recipe import Suite
 
-_RELEASES = (
-    "buster bullseye bookworm trixie forky duke sid oldoldstable oldstable stable testing unstable"
-).split()
-_MAIN = re.compile(rf"({'|'.join(_RELEASES)})(-(updates|backports|proposed-updates|backports-sloppy))?\Z")
-_SECURITY = re.compile(rf"({'|'.join(_RELEASES)})(-security|/updates)\Z")
+_RELEASE = "(buster|bullseye|bookworm|trixie|forky|duke|sid|(old)*stable|testing|unstable)"
+_MAIN = re.compile(rf"{_RELEASE}(-updates|-backports|-backports-sloppy|-proposed-updates)?\Z")
+_SECURITY = re.compile(rf"{_RELEASE}(-security|/updates)\Z")
 _KEYRINGS = ("debian-archive-keyring.pgp", "debian-archive-keyring.gpg")
 
 
@@ -31,7 +29,7 @@ _KEYRINGS = ("debian-archive-keyring.pgp", "debian-archive-keyring.gpg")
 class Source:
     """One source of packages: a URI with what may be read from it and who signs it.
 
-    ``signed_by`` is apt's own value: file names or fingerprints, or an armoured key block; "" is apt's default.
+    ``signed_by`` is apt's own value: file names or fingerprints, or an armoured key block; "" is its default.
     """
 
     uri: str
@@ -105,7 +103,7 @@ def parse_config(lines: Iterable[str]) -> AptConfig:
 
 
 def read_sources(config: AptConfig) -> list[Source]:
-    """All enabled binary sources of the machine, in apt's order. Unreadable files are passed over, as apt does."""
+    """All enabled binary sources of the machine, in apt's order; unreadable files are passed over."""
     files = [config.source_list]
     if config.source_parts.is_dir():
         files += sorted(config.source_parts.glob("*.list")) + sorted(config.source_parts.glob("*.sources"))
@@ -188,8 +186,8 @@ def find_archives(suites: Iterable[Suite], config: AptConfig | None = None) -> d
             found[name] = archive
         elif not all(suite.optional for suite in wanted):
             raise SetupError(
-                f"apt's configuration on this machine names no Debian {name} archive: set {variable} to the URL "
-                "of a Debian mirror (and install the package debian-archive-keyring)"
+                f"apt's configuration on this machine names no Debian {name} archive: set {variable} to the "
+                "URL of a Debian mirror (and install the package debian-archive-keyring)"
             )
     return found
 
