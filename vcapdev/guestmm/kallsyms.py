@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel's own symbol table (kernel/kallsyms.c, scripts/kallsyms.c), read through its page tables.
+
+Names are compressed: each byte of a name stands for a token of a table of 256; the first character of the
+expanded name is the symbol's type. Since 6.1 (commit 73bbb94466fd) a name longer than 127 tokens has a
+two-byte length. Addresses are 32-bit offsets against ``kallsyms_relative_base``; where
+``CONFIG_KALLSYMS_ABSOLUTE_PERCPU`` was set a positive offset is an absolute address, else (since 6.15) every
+offset counts from the base. vmcoreinfo names the tables since 6.0 (commit 5fd8fea935a1).
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vcapdev.guestmm.memory import GuestReadError
+from vcapdev.guestmm.pagetable import PageTable
+from vcapdev.guestmm.vmcoreinfo import Vmcoreinfo
+
+_MAX_SYMBOLS = 2_000_000
+_MAX_NAME = 1024
+_TABLES = ("names", "num_syms", "token_table", "token_index", "offsets", "relative_base")
+
+
+class KallsymsError(ValueError):
+    """The symbol table could not be read, or it makes no sense."""
+
+
+class Kallsyms:
+    """Names and addresses, both ways. An address has one name here: the first in the table."""
+
+    def __init__(self, names: list[str], addresses: NDArray[np.uint64]) -> None:
+        order = np.argsort(addresses, kind="stable")
+        self._sorted = addresses[order]
+        self._names = [names[i] for i in order]
+        self._address: dict[str, int] = {}
+        for name, address in zip(self._names, self._sorted.tolist(), strict=True):
+            self._address.setdefault(name, address)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._address
+
+    def address(self, name: str) -> int | None:
+        """Virtual address of ``name``, None when the kernel has no such symbol."""
+        return self._address.get(name)
+
+    def at(self, address: int) -> tuple[str, int, int] | None:
+        """``(name, start, size)`` of the symbol that covers ``address``; the last symbol has size 0."""
+        i = bisect.bisect_right(self._sorted, address) - 1
+        if i < 0:
+            return None
+        start = int(self._sorted[i])
+        after = bisect.bisect_right(self._sorted, start)
+        size = int(self._sorted[after]) - start if after < len(self._sorted) else 0
+        while i and int(self._sorted[i - 1]) == start:
+            i -= 1
+        return self._names[i], start, size
+
+
+def read_kallsyms(note: Vmcoreinfo, table: PageTable, breathe: Callable[[], None]) -> Kallsyms:
+    """Read all symbols; ``breathe`` is called now and then, so that a device can answer meanwhile.
+
+    :raise KallsymsError: when the note does not name the tables, or they are absurd.
+    """
+    places = {name: note.symbol(f"kallsyms_{name}") for name in _TABLES}
+    missing = [name for name, place in places.items() if place is None]
+    if missing:
+        raise KallsymsError(f"vmcoreinfo does not name kallsyms_{missing[0]} (kernels before 6.0 do not)")
+    try:
+        return _read({name: place for name, place in places.items() if place is not None}, table, breathe)
+    except GuestReadError as error:
+        raise KallsymsError(f"kallsyms cannot be read: {error}") from error
+
+
+def _read(places: dict[str, int], table: PageTable, breathe: Callable[[], None]) -> Kallsyms:
+    count = table.u32(places["num_syms"])
+    if not 0 < count <= _MAX_SYMBOLS:
+        raise KallsymsError(f"kallsyms claims {count} symbols")
+    tokens = _tokens(table, places)
+    # The names end before the tables that the linker script of kallsyms puts behind them.
+    behind = [p for p in places.values() if p > places["names"]]
+    limit = min([*behind, places["names"] + count * 128]) - places["names"]
+    names = _expand(table.read(places["names"], limit), count, tokens, breathe)
+    offsets = np.frombuffer(table.read(places["offsets"], 4 * count), dtype="<i4")
+    return Kallsyms(names, _addresses(offsets, table.u64(places["relative_base"])))
+
+
+def _addresses(offsets: NDArray[np.int32], base: int) -> NDArray[np.uint64]:
+    """Offsets to addresses: with absolute per-CPU symbols the kernel's own offsets are negative."""
+    wide = offsets.astype(np.int64)
+    if np.count_nonzero(wide < 0) > len(wide) // 2:
+        low = wide.view(np.uint64)
+        relative = (np.uint64(base) - np.uint64(1)) - low
+        return np.where(wide >= 0, low, relative)
+    return np.uint64(base) + offsets.view(np.uint32).astype(np.uint64)
+
+
+def _tokens(table: PageTable, places: dict[str, int]) -> list[bytes]:
+    index = np.frombuffer(table.read(places["token_index"], 512), dtype="<u2").tolist()
+    text = table.read(places["token_table"], max(index) + 64)
+    tokens = []
+    for start in index:
+        end = text.find(b"\0", start)
+        if end < 0:
+            raise KallsymsError("a token of kallsyms has no end")
+        tokens.append(text[start:end])
+    return tokens
+
+
+def _expand(data: bytes, count: int, tokens: list[bytes], breathe: Callable[[], None]) -> list[str]:
+    names = []
+    position = 0
+    token = tokens.__getitem__
+    for i in range(count):
+        if i % 8192 == 0:
+            breathe()
+        if position >= len(data):
+            raise KallsymsError(f"the names of kallsyms end after {i} of {count}")
+        length = data[position]
+        position += 1
+        if length & 0x80 and position < len(data):
+            length = (length & 0x7F) | data[position] << 7
+            position += 1
+        name = b"".join(map(token, data[position : position + length]))
+        if len(name) > _MAX_NAME:
+            raise KallsymsError(f"a name of kallsyms has {len(name)} characters")
+        names.append(name[1:].decode("ascii", "replace"))
+        position += length
+    return names

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Attaching to the kernel that runs in the guest, from nothing but its RAM.
+
+The order of things: VMCOREINFO notes, each validated through its own page tables; symbols; BTF; the layout of
+``struct page``; the vmemmap table. No debug package and no help from the guest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vcapdev.errors import InconclusiveError
+from vcapdev.guestmm.btf import Btf, BtfError
+from vcapdev.guestmm.flags import FlagsError, PageFlags, PageTypes
+from vcapdev.guestmm.kallsyms import Kallsyms, KallsymsError, read_kallsyms
+from vcapdev.guestmm.layout import LayoutError, PageLayout
+from vcapdev.guestmm.memory import PAGE_SHIFT, GuestMemory, GuestReadError
+from vcapdev.guestmm.pagetable import PageTable
+from vcapdev.guestmm.vmcoreinfo import Vmcoreinfo, VmcoreinfoError, find_notes
+from vcapdev.guestmm.vmemmap import MAX_PAGES, Vmemmap
+
+START_KERNEL_MAP = 0xFFFFFFFF80000000  # __START_KERNEL_map, arch/x86/include/asm/page_64_types.h
+_UTS_FIELD = 65  # __NEW_UTS_LEN + 1
+_ALIVE_SECONDS = 0.5  # jiffies advance every 4 ms (CONFIG_HZ=250), 10 ms at the least
+
+Breathe = Callable[[], None]
+
+
+class AttachError(InconclusiveError):
+    """No kernel was found in guest RAM, or it is one that is not understood."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The running kernel, as far as it was read at attach time."""
+
+    memory: GuestMemory
+    note: Vmcoreinfo
+    table: PageTable
+    symbols: Kallsyms
+    btf: Btf
+    layout: PageLayout
+    flags: PageFlags
+    types: PageTypes
+    vmemmap: Vmemmap
+    zero_pfn: int
+    cache: dict[str, object] = field(default_factory=dict, repr=False)  # derived by other modules, once
+
+    @property
+    def release(self) -> str:
+        """As ``uname -r`` prints it."""
+        return self.note.release
+
+    def symbol_u64(self, name: str) -> int | None:
+        """The 64-bit value of a kernel variable; None when it has no symbol or cannot be read."""
+        address = self.symbols.address(name)
+        try:
+            return None if address is None else self.table.u64(address)
+        except GuestReadError:
+            return None
+
+    def huge_zero_pfn(self) -> int | None:
+        """First page of the huge zero page, None while there is none."""
+        value = self.symbol_u64("huge_zero_pfn")
+        return value if value is not None and value < self.vmemmap.pages else None
+
+
+def attach(memory: GuestMemory, breathe: Breathe = lambda: None) -> Kernel:
+    """Find the running kernel.
+
+    ``breathe`` is called between steps: attaching takes about a second, and a device has to answer meanwhile.
+
+    :raise AttachError: one line that says what was found and what was missing.
+    """
+    notes = list(find_notes(memory))
+    if not notes:
+        raise AttachError("no VMCOREINFO note in guest RAM: no Linux kernel with CONFIG_CRASH_CORE booted")
+    reasons: list[str] = []
+    candidates: dict[tuple[int, bytes], tuple[Vmcoreinfo, PageTable]] = {}
+    for note in notes:
+        breathe()
+        try:
+            table = _validate(memory, note)
+            candidates.setdefault((table.top, note.text), (note, table))
+        except (GuestReadError, VmcoreinfoError) as error:
+            reasons.append(f"{note.release}: {error}")
+    if not candidates:
+        raise AttachError(f"the VMCOREINFO in guest RAM belongs to no running kernel ({reasons[-1]})")
+    note, table = _alive(list(candidates.values()), breathe)
+    return _understand(memory, note, table, breathe)
+
+
+def _validate(memory: GuestMemory, note: Vmcoreinfo) -> PageTable:
+    """The kernel's page table, when note, page table and utsname agree with one another."""
+    directory, phys_base = note.symbol("swapper_pg_dir"), note.number("phys_base")
+    names, offset = note.symbol("init_uts_ns"), note.offset("uts_namespace.name")
+    if directory is None or phys_base is None or names is None or offset is None:
+        raise VmcoreinfoError("vmcoreinfo lacks swapper_pg_dir, phys_base or init_uts_ns (not x86-64?)")
+    top = directory - START_KERNEL_MAP + phys_base
+    table = PageTable(memory, top, 5 if note.number("pgtable_l5_enabled") else 4)
+    if table.translate(directory) != top:
+        raise VmcoreinfoError("its page table does not map itself")
+    release = table.read(names + offset + 2 * _UTS_FIELD, _UTS_FIELD).split(b"\0")[0]
+    if release != note.release.encode():
+        raise VmcoreinfoError(f"utsname says {release.decode('ascii', 'replace')!r}")
+    return table
+
+
+def _alive(found: list[tuple[Vmcoreinfo, PageTable]], breathe: Breathe) -> tuple[Vmcoreinfo, PageTable]:
+    """Of several candidates (a former boot's note survives) the one whose jiffies advance."""
+    if len(found) == 1:
+        return found[0]
+    watched = []
+    for note, table in found:
+        try:
+            address = read_kallsyms(note, table, breathe).address("jiffies")
+            if address is not None:
+                watched.append((note, table, address, table.u64(address)))
+        except (KallsymsError, GuestReadError):
+            continue
+    deadline = time.monotonic() + _ALIVE_SECONDS
+    while time.monotonic() < deadline:
+        breathe()
+        for note, table, address, before in watched:
+            try:
+                if table.u64(address) != before:
+                    return note, table
+            except GuestReadError:
+                continue
+    raise AttachError(f"{len(found)} kernels left a VMCOREINFO note in guest RAM and none seems to run")
+
+
+def _understand(memory: GuestMemory, note: Vmcoreinfo, table: PageTable, breathe: Breathe) -> Kernel:
+    try:
+        symbols = read_kallsyms(note, table, breathe)
+        btf = _read_btf(symbols, table, breathe)
+        layout = PageLayout.probe(btf, note)
+        vmemmap = Vmemmap(memory, table, vmemmap_base(note, table), layout.size, _max_pfn(symbols, table))
+        return Kernel(
+            memory=memory,
+            note=note,
+            table=table,
+            symbols=symbols,
+            btf=btf,
+            layout=layout,
+            flags=PageFlags.from_btf(btf),
+            types=PageTypes.probe(btf, note),
+            vmemmap=vmemmap,
+            zero_pfn=_zero_pfn(symbols, table),
+        )
+    except (GuestReadError, BtfError, KallsymsError, LayoutError, FlagsError, VmcoreinfoError) as error:
+        raise AttachError(f"kernel {note.release} in the guest is not understood: {error}") from error
+
+
+def _read_btf(symbols: Kallsyms, table: PageTable, breathe: Breathe) -> Btf:
+    start, stop = symbols.address("__start_BTF"), symbols.address("__stop_BTF")
+    if start is None or stop is None or not start < stop:
+        raise BtfError("it has no BTF (it needs CONFIG_DEBUG_INFO_BTF=y)")
+    data = table.read(start, stop - start)
+    breathe()
+    return Btf(data, breathe)
+
+
+def vmemmap_base(note: Vmcoreinfo, table: PageTable) -> int:
+    """Virtual address of the struct page of pfn 0, from the first memory section (mm/sparse.c).
+
+    ``section_mem_map`` holds the address with flags in its low bits; section 0 starts at pfn 0.
+
+    :raise VmcoreinfoError: when the note does not lead there (no sparse memory).
+    """
+    roots, offset = note.symbol("mem_section"), note.offset("mem_section.section_mem_map")
+    if roots is None or offset is None:
+        raise VmcoreinfoError("vmcoreinfo lacks mem_section (it needs CONFIG_SPARSEMEM_VMEMMAP=y)")
+    base = table.u64(table.u64(roots) + offset) & ~0x3F
+    if base < 1 << 63:
+        raise VmcoreinfoError(f"mem_section leads to {base:#x}, which is no vmemmap")
+    return base
+
+
+def _max_pfn(symbols: Kallsyms, table: PageTable) -> int:
+    """One past the last page frame that the kernel calls RAM (mm/memblock.c)."""
+    address = symbols.address("max_pfn")
+    return MAX_PAGES if address is None else min(table.u64(address), MAX_PAGES)
+
+
+def _zero_pfn(symbols: Kallsyms, table: PageTable) -> int:
+    """Page frame of the zero page: ``zero_pfn``, else the page of ``empty_zero_page``."""
+    variable = symbols.address("zero_pfn")
+    if variable is not None:
+        return table.u64(variable)
+    page = symbols.address("empty_zero_page")
+    if page is None:
+        raise KallsymsError("neither zero_pfn nor empty_zero_page is a symbol")
+    return table.translate(page) >> PAGE_SHIFT
