@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Two commands do everything: make run-guest, make test. `make help` lists the rest.
+
+# SHELL=1 asks for an interactive guest, but SHELL is also make's own variable: take the wish, put the shell back.
+WISH := $(SHELL)
+override SHELL := /bin/bash
+WANT_SHELL := $(if $(filter 1,$(WISH) $(shell printenv SHELL)),1)
+.DEFAULT_GOAL := help
+
+# What one make tells another (variables, job server) is not for the builds that vcapdev starts.
+PY := env -u MAKEFLAGS -u MFLAGS -u MAKEOVERRIDES -u MAKELEVEL tools/python
+
+option = $(if $($(1)),--$(2) '$($(1))')
+RUN_OPTIONS = \
+  $(call option,KERNEL,kernel) $(call option,NORM,norm) $(call option,SIZE,size) \
+  $(call option,FORMAT,format) $(call option,IO,io) $(call option,FRAMES,frames) \
+  $(call option,SWAP,swap) $(call option,PRESSURE,pressure) $(call option,CLOCK,clock) \
+  $(call option,BOARD,board) $(call option,MUTANT,mutant) \
+  $(foreach module,$(MODULE),--module '$(module)') $(call option,REPORT,report) \
+  $(if $(WANT_SHELL),--shell) $(if $(filter 1,$(SHOW)),--show)
+
+.PHONY: run-guest test bench check doctor clean help
+
+run-guest: ## boot a stock guest, capture under swap pressure, judge every DMA write
+	@$(PY) tools/status.py $(PY) -m vcapdev run $(RUN_OPTIONS)
+
+test: ## all tests, those that boot guests included
+	@$(PY) -m pytest $(PYTEST)
+
+bench: ## speed, as ratios against floors that are taken in the same run
+	@$(PY) tests/bench/run.py
+
+check: ## ruff, mypy, import rules and the tests that boot nothing
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@$(PY) -c 'import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())'
+	@$(PY) -m pytest -m 'not guest and not network' $(PYTEST)
+
+doctor: ## what was found on this machine, what was chosen, what is missing
+	@$(PY) -m vcapdev doctor
+
+clean: ## remove what tools left in this checkout (the cache is kept: vcapdev cache prune)
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@echo
+	@echo 'Variables of run-guest: KERNEL NORM SIZE FORMAT IO FRAMES SWAP PRESSURE CLOCK BOARD MUTANT'
+	@echo 'MODULE REPORT, and SHELL=1 (a guest for you), SHOW=1 (print the commands). For example:'
+	@echo '  make run-guest SWAP=zram MUTANT=early-unpin REPORT=report'

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The ``vcapdev`` command: parse, call, print. What a command needs is imported when it runs, not before."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from vcapdev import __version__
+from vcapdev.errors import ExitStatus, VcapdevError
+from vcapdev.run import options as run_options
+from vcapdev.serve import options as serve_options
+
+Handler = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status, see :class:`vcapdev.errors.ExitStatus`."""
+    args = parser().parse_args(argv)
+    handler: Handler = args.handler
+    _end_on(signal.SIGTERM)
+    _end_on(signal.SIGHUP)
+    try:
+        return int(handler(args))
+    except VcapdevError as error:
+        return _say(error, int(error.exit_status), args.verbose)
+    except KeyboardInterrupt as error:
+        return _say(error, int(ExitStatus.GUEST), args.verbose)
+    except BrokenPipeError:  # the reader of our output has gone, as head(1) does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitStatus.CLEAN)
+    except Exception as error:
+        return _say(error, int(ExitStatus.DEFECT), True)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(prog="vcapdev", description=sys.modules["vcapdev"].__doc__)
+    top.add_argument("-v", "--verbose", action="store_true", help="show where an error came from")
+    top.add_argument("--version", action="version", version=f"vcapdev {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, handler: Handler, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS,
+                         help="show where an error came from")  # fmt: skip
+        sub.set_defaults(handler=handler)
+        return sub
+
+    run = command("run", _run, "boot a guest, capture in it, judge every DMA write")
+    run_options.add_arguments(run)
+    run.epilog = _statuses()
+    run.formatter_class = argparse.RawDescriptionHelpFormatter
+    serve = command("serve", _serve, "be the card for a QEMU that somebody else starts")
+    serve_options.add_arguments(serve)
+    command("doctor", _doctor, "what was found on this machine, what was chosen, what is missing")
+    cache = command("cache", _cache, "what the per-user cache holds")
+    cache.add_argument("action", choices=("list", "prune"))
+    listing = command("list", _list, "names that run and serve accept")
+    listing.add_argument("what", choices=("boards", "recipes", "mutants"))
+    command("version", _version, "the version of vcapdev")
+    return top
+
+
+def _statuses() -> str:
+    return "exit status:\n" + "\n".join(f"  {status:>2}  {status.meaning}" for status in ExitStatus)
+
+
+def _end_on(number: signal.Signals) -> None:
+    """Make a request to end look like Ctrl-C, so that everything is cleaned up on the same path."""
+
+    def interrupt(signum: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(signum).name)
+
+    signal.signal(number, interrupt)
+
+
+def _say(error: BaseException, status: int, verbose: bool) -> int:
+    if verbose:
+        traceback.print_exception(error, file=sys.stderr)
+    if isinstance(error, KeyboardInterrupt):
+        text = "interrupted; nothing was left running, no report was written"
+    elif isinstance(error, VcapdevError):
+        text = str(error)
+    else:
+        text = f"a defect of vcapdev: {type(error).__name__}: {error}; please report it with the lines above"
+    print(f"vcapdev: {text}", file=sys.stderr)
+    return status
+
+
+def _run(args: argparse.Namespace) -> int:
+    options = run_options.from_arguments(args)
+    from vcapdev.run.command import run
+
+    return run(options)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    options = serve_options.from_arguments(args)
+    from vcapdev.serve.command import serve
+
+    return serve(options)
+
+
+def _doctor(_args: argparse.Namespace) -> int:
+    from vcapdev.doctor import doctor
+
+    return doctor()
+
+
+def _cache(args: argparse.Namespace) -> int:
+    from vcapdev.image.cache import Cache
+
+    return _print_cache(Cache(), args.action)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from vcapdev.run.listing import listing
+
+    for name, text in listing(args.what):
+        print(f"{name:<16} {text}".rstrip())
+    return ExitStatus.CLEAN
+
+
+def _version(_args: argparse.Namespace) -> int:
+    print(f"vcapdev {__version__}")
+    return ExitStatus.CLEAN

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The options of ``vcapdev run``: declared once, checked before anything is started."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vcapdev.errors import UsageError
+
+NORMS = ("PAL", "NTSC", "SECAM")
+FORMATS = (
+    "YUYV UYVY RGB4 BGR4 BGR3 RGBP RGBR RGBO RGBQ GREY HI24 422P YU12 YV12 411P YUV9 YVU9".split()
+)  # what bttv of Linux 6.1 enumerates; Y41P is the chip's alone
+FIELDS = ("interlaced", "top", "bottom", "alternate", "seq-tb")
+_SIZE = re.compile(r"(\d{1,4})x(\d{1,4})\Z")
+_SMALLEST, _LARGEST = (48, 32), (924, 576)  # bttv_tvnorms, Linux 6.1
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What one run is to do; the defaults are those of ``make run-guest``."""
+
+    kernel: str = "bookworm-6.1"
+    norm: str = "PAL"
+    width: int = 768
+    height: int = 576
+    format: str = "YUYV"
+    field: str = "interlaced"
+    io: str = "userptr"
+    frames: int = 150
+    swap: str = "disk"
+    pressure: str = "both"
+    clock: str = "paced"
+    board: str | None = None
+    revision: int | None = None
+    mutant: str | None = None
+    modules: tuple[Path, ...] = ()
+    report: Path | None = None
+    shell: bool = False
+    show: bool = False
+    kimg: Path | None = None
+    kdir: Path | None = None
+    append: str = ""
+    qemu_opts: tuple[str, ...] = ()
+    qemu: str | None = None
+    accel: str = "auto"
+    memory: int = 256
+    cpus: int = 2
+    lock: Path | None = None
+    refresh: bool = False
+    buffers: int = 4
+    pool: int = 12
+
+    @property
+    def size(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    def settings(self) -> dict[str, Any]:
+        """All options as JSON values, for the report."""
+        values = {name: _plain(value) for name, value in asdict(self).items()}
+        return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``vcapdev run`` on ``parser``."""
+    default = RunOptions()
+    guest = parser.add_argument_group("what to test")
+    guest.add_argument("--kernel", default=default.kernel, metavar="NAME", help="image recipe (%(default)s)")
+    guest.add_argument("--mutant", metavar="NAME", help="an altered driver; vcapdev list mutants")
+    guest.add_argument("--module", action="append", default=[], type=Path, metavar="FILE.ko",
+                       help="your module in the place of the stock one; repeatable")  # fmt: skip
+    guest.add_argument("--kimg", type=Path, metavar="FILE", help="your kernel image")
+    guest.add_argument("--kdir", type=Path, metavar="TREE", help="your built kernel tree: image and modules")
+    guest.add_argument("--append", default="", metavar="TEXT", help="more kernel parameters")
+    guest.add_argument("--board", metavar="NAME", help="card to be; vcapdev list boards")
+    guest.add_argument("--revision", type=_number, metavar="N", help="PCI revision: 0x11 or 0x02")
+    _add_capture(parser, default)
+    _add_machine(parser, default)
+    out = parser.add_argument_group("what comes out")
+    out.add_argument("--report", type=Path, metavar="DIR", help="write report.json, logs and pictures there")
+    out.add_argument("--shell", action="store_true", help="an interactive guest with /dev/video0 instead")
+    out.add_argument("--show", action="store_true", help="print the commands that are started")
+
+
+def _add_capture(parser: argparse.ArgumentParser, default: RunOptions) -> None:
+    capture = parser.add_argument_group("what to capture")
+    capture.add_argument("--norm", default=default.norm, type=str.upper, choices=NORMS)
+    capture.add_argument("--size", default=default.size, metavar="WxH", help="(%(default)s)")
+    capture.add_argument("--format", default=default.format, type=str.upper, metavar="FOURCC",
+                         help=f"one of {' '.join(FORMATS)} (%(default)s)")  # fmt: skip
+    capture.add_argument("--field", default=default.field, type=str.lower, choices=FIELDS)
+    capture.add_argument("--io", default=default.io, type=str.lower, choices=("userptr", "mmap", "read"))
+    capture.add_argument("--frames", default=default.frames, type=int, metavar="N", help="(%(default)s)")
+    capture.add_argument("--buffers", default=default.buffers, type=int, metavar="N",
+                         help="buffers queued at a time (%(default)s)")  # fmt: skip
+    capture.add_argument("--pool", default=default.pool, type=int, metavar="N",
+                         help="buffers to rotate over, USERPTR only (%(default)s)")  # fmt: skip
+    capture.add_argument("--swap", default=default.swap, choices=("zram", "disk", "none"))
+    capture.add_argument("--pressure", choices=("pageout", "hog", "both", "none"),
+                         help="both, or none without swap")  # fmt: skip
+    capture.add_argument("--clock", default=default.clock, choices=("paced", "real", "fast"))
+
+
+def _add_machine(parser: argparse.ArgumentParser, default: RunOptions) -> None:
+    machine = parser.add_argument_group("the machine")
+    machine.add_argument("--qemu", metavar="FILE", help="QEMU 10.1 or later with vfio-user-pci")
+    machine.add_argument("--qemu-opts", default="", metavar="TEXT", help="more QEMU options")
+    machine.add_argument("--accel", default=default.accel, choices=("auto", "kvm", "tcg"))
+    machine.add_argument("--memory", default=default.memory, type=int, metavar="MIB", help="(%(default)s)")
+    machine.add_argument("--cpus", default=default.cpus, type=int, metavar="N", help="(%(default)s)")
+    machine.add_argument("--lock", type=Path, metavar="FILE", help="take exactly the packages of this lock file")
+    machine.add_argument("--refresh", action="store_true", help="ask the mirror for newer packages")
+
+
+def _number(text: str) -> int:
+    return int(text, 0)
+
+
+def from_arguments(args: argparse.Namespace) -> RunOptions:
+    """Check what argparse cannot.
+
+    :raise UsageError: names the option, what is wrong and what would be right.
+    """
+    width, height = _size(args.size)
+    _one_of("--format", args.format, FORMATS)
+    for option, low, high in (("frames", 1, 10_000_000), ("buffers", 2, 32), ("pool", 2, 64),
+                              ("memory", 128, 3072), ("cpus", 1, 16)):  # fmt: skip
+        _between(option, getattr(args, option), low, high)
+    if args.pool < args.buffers:
+        raise UsageError(f"--pool {args.pool}: fewer than the {args.buffers} buffers of --buffers")
+    if args.mutant and args.module:
+        raise UsageError("--mutant and --module both replace the driver; give one of them")
+    if args.revision not in (None, 0x11, 0x02):
+        raise UsageError(f"--revision {args.revision:#x}: the chip was made as 0x11 and 0x02")
+    return RunOptions(
+        kernel=args.kernel, norm=args.norm, width=width, height=height, format=args.format, field=args.field,
+        io=args.io, frames=args.frames, swap=args.swap, pressure=_pressure(args), clock=args.clock,
+        board=args.board, revision=args.revision, mutant=args.mutant,
+        modules=tuple(_file("--module", path) for path in args.module), report=args.report,
+        shell=args.shell, show=args.show, kimg=args.kimg and _file("--kimg", args.kimg), kdir=args.kdir,
+        append=args.append, qemu_opts=_words("--qemu-opts", args.qemu_opts), qemu=args.qemu, accel=args.accel,
+        memory=args.memory, cpus=args.cpus, lock=args.lock, refresh=args.refresh, buffers=args.buffers,
+        pool=args.pool,
+    )  # fmt: skip
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = _SIZE.match(text)
+    if not found:
+        raise UsageError(f"--size {text}: give width and height, such as 768x576")
+    width, height = int(found[1]), int(found[2])
+    if not (_SMALLEST[0] <= width <= _LARGEST[0] and _SMALLEST[1] <= height <= _LARGEST[1]):
+        raise UsageError(f"--size {text}: bttv captures from 48x32 to 924x576")
+    return width, height
+
+
+def _pressure(args: argparse.Namespace) -> str:
+    if args.swap != "none":
+        return args.pressure or RunOptions.__dataclass_fields__["pressure"].default
+    if args.pressure not in (None, "none"):
+        raise UsageError(f"--pressure {args.pressure} needs swap to push pages to; add --swap zram or disk")
+    return "none"
+
+
+def _one_of(option: str, value: str, known: list[str]) -> None:
+    if value not in known:
+        raise UsageError(f"{option} {value}: bttv has no such format; it has {' '.join(known)}")
+
+
+def _between(option: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise UsageError(f"--{option} {value}: give a number from {low} to {high}")
+
+
+def _file(option: str, path: Path) -> Path:
+    if not path.is_file():
+        raise UsageError(f"{option} {path}: no such file")
+    return path.absolute()
+
+
+def _words(option: str, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: {error}") from error
