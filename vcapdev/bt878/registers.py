@@ -2,8 +2,8 @@
 """All registers of function 0, BAR0, 4 KiB.
 
 Here are interrupts, DMA, I2C and GPIO (0x100 to 0x2ff); :mod:`vcapdev.bt878.decoder_registers` and
-:mod:`vcapdev.bt878.output_registers` have the decoder's. Facts: data sheets of Bt848 (L848A_A, page 112) and Fusion 878A (100600B, pages 3-11 and 3-21),
-Linux 6.1 ``drivers/media/pci/bt8xx/bt848.h``. A chip wires them up like this::
+:mod:`vcapdev.bt878.output_registers` have the decoder's. Facts: data sheets of Bt848 (L848A_A, page
+112) and Fusion 878A (100600B, pages 3-11 and 3-21), Linux 6.1 ``drivers/media/pci/bt8xx/bt848.h``. A chip wires them up like this::
 
     self.registers = RegisterFile(REGISTERS, self)        # the chip's own write_INT_STAT and so on
     self.decoder = Decoder(self.registers, board, ...)    # these bind their own hooks
@@ -188,7 +188,7 @@ class GpioData(Register24):
 
 
 REGISTERS: tuple[type[Register], ...] = (
-    *DECODER_REGISTERS, *OUTPUT_REGISTERS, IntStat, IntMask, GpioDmaCtl, I2c, RiscStrtAdd, GpioOutEn, GpioRegInp,
-    RiscCount, GpioData,
+    *DECODER_REGISTERS, *OUTPUT_REGISTERS, IntStat, IntMask, GpioDmaCtl, I2c, RiscStrtAdd, GpioOutEn,
+    GpioRegInp, RiscCount, GpioData,
 )  # fmt: skip
 """Every declaration, for :class:`vcapdev.regs.RegisterFile`."""
