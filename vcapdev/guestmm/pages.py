@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What struct pages say, decoded for many pages at once.
+
+A tail of a compound page (THP, hugetlb) says little of itself: state is read from its head, the pin count
+from one of the first tails. A :class:`PageSet` therefore reads its pages' *companions* along with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vcapdev.guestmm.kernel import Kernel
+from vcapdev.guestmm.layout import MAPPING_ANON, MAPPING_BITS, MAPPING_KSM, PIN_BIAS
+from vcapdev.guestmm.vmemmap import Rows, Vmemmap
+
+Bools = NDArray[np.bool_]
+Pfns = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class PageFacts:
+    """One array each, shape ``(n,)``, row ``i`` for page ``pfn[i]``; of compound pages the head's values.
+
+    ``refcount`` and ``mapcount`` are as the kernel stores them (a map count of -1 is "not mapped"; below -1
+    it is a page type, then ``typed`` is set). ``pins`` is the number of pins at least; for order 0 it is
+    ``refcount // 1024``, as ``folio_maybe_dma_pinned`` sees it. ``torn`` pages could not be resolved: their
+    other columns mean nothing.
+    """
+
+    pfn: Pfns
+    present: Bools
+    torn: Bools
+    large: Bools
+    flags: NDArray[np.uint64]
+    mapping: NDArray[np.uint64]
+    index: NDArray[np.uint64]
+    refcount: NDArray[np.int32]
+    mapcount: NDArray[np.int32]
+    pins: NDArray[np.int32]
+
+    @property
+    def pinned(self) -> Bools:
+        """Maybe pinned, as the kernel itself would say."""
+        return np.greater(self.pins, 0)
+
+    @property
+    def typed(self) -> Bools:
+        """The page carries a page type: free, page table, offline, (since 6.10) slab ..."""
+        return np.less(self.mapcount, -1)
+
+    @property
+    def anon(self) -> Bools:
+        """Anonymous memory, KSM pages included."""
+        return np.not_equal(self.mapping & np.uint64(MAPPING_ANON), 0)
+
+    @property
+    def ksm(self) -> Bools:
+        """Merged by KSM: one page for many readers."""
+        return np.equal(self.mapping & np.uint64(MAPPING_BITS), MAPPING_KSM)
+
+    def has(self, bits: int) -> Bools:
+        """Pages with any of these flags."""
+        return np.not_equal(self.flags & np.uint64(bits), 0)
+
+
+class PageSet:
+    """A set of pages read and decoded together.
+
+    :param pfns: shape ``(n,)``, distinct; kept.
+    """
+
+    def __init__(self, kernel: Kernel, pfns: Pfns) -> None:
+        self._kernel = kernel
+        self._vmemmap = kernel.vmemmap
+        self.pfns = pfns
+        self._heads: Pfns = np.zeros(0, dtype=np.int64)
+        self._gather = self._vmemmap.gather(pfns)
+        self.relevant = relevant_words(kernel)
+        self.read = self._gather.read  # rows of all pages, then of the companions; the array is re-used
+
+    def __len__(self) -> int:
+        return len(self.pfns)
+
+    @property
+    def rows(self) -> Rows:
+        """What was read last; the first ``len(self)`` rows are the pages' own."""
+        return self._gather.rows
+
+    def facts(self) -> PageFacts:
+        """Decode what was read last. Reads anew when a page has become part of a compound page since."""
+        layout, n = self._kernel.layout, len(self.pfns)
+        own = self._gather.rows[:n]
+        head_bit = np.uint64(self._kernel.flags.bit("head"))
+        tail = (own[:, layout.head // 8] & np.uint64(1)) != 0
+        large = (tail | ((own[:, layout.flags // 8] & head_bit) != 0)) & self._gather.present[:n]
+        if not large.any():
+            return self._decode(own, large, np.zeros(n, dtype=bool), None)
+        heads = np.where(
+            tail, head_pfns(self._vmemmap, layout.head_is_mask, self.pfns, own, layout.head), self.pfns
+        )
+        if not np.isin(heads[large], self._heads).all():
+            self._adopt(np.unique(heads[large]))
+        return self._compound(heads, large)
+
+    def _adopt(self, heads: Pfns) -> None:
+        """Read these heads, their pin counts and orders along from now on."""
+        layout = self._kernel.layout
+        pin_row = layout.pins.row if layout.pins else 0
+        order_row = layout.order[0] if layout.order else 0
+        self._heads = heads
+        self._gather = self._vmemmap.gather(
+            np.concatenate([self.pfns, heads, heads + pin_row, heads + order_row])
+        )
+        self.read = self._gather.read
+        self.read()
+
+    def _compound(self, heads: Pfns, large: Bools) -> PageFacts:
+        n, k = len(self.pfns), len(self._heads)
+        which = np.searchsorted(self._heads, heads).clip(0, k - 1)
+        known = self._heads[which] == heads
+        rows, present = self._gather.rows, self._gather.present
+        effective = np.where(large & known, n + which, np.arange(n))
+        state = rows[effective]
+        link = state[:, self._kernel.layout.head // 8]
+        torn = large & (~known | ~present[effective] | ((link & np.uint64(1)) != 0))
+        return self._decode(state, large, torn, self._separate_pins(which, n, k))
+
+    def _separate_pins(self, which: NDArray[np.intp], n: int, k: int) -> NDArray[np.int32] | None:
+        """Pin counts of the pages' heads; -1 where the head's order is too small to have one."""
+        layout = self._kernel.layout
+        if layout.pins is None:
+            return None
+        counts = _int32(self._gather.rows[n + k : n + 2 * k], layout.pins.offset)
+        if layout.pins.first_order > 1 and layout.order is not None:
+            row, byte = self._gather.rows[n + 2 * k :], layout.order[1]
+            order = (row[:, byte // 8] >> np.uint64(8 * (byte % 8))) & np.uint64(0xFF)
+            counts = np.where(order >= layout.pins.first_order, counts, np.int32(-1))
+        return counts[which]
+
+    def _decode(
+        self, state: Rows, large: Bools, torn: Bools, separate: NDArray[np.int32] | None
+    ) -> PageFacts:
+        layout = self._kernel.layout
+        refcount = _int32(state, layout.refcount)
+        pins = refcount // PIN_BIAS
+        if separate is not None:
+            pins = np.where(large & (separate >= 0), separate, pins)
+        return PageFacts(
+            pfn=self.pfns,
+            present=self._gather.present[: len(self.pfns)],
+            torn=torn,
+            large=large,
+            flags=state[:, layout.flags // 8] & np.uint64(self._kernel.flags.mask),
+            mapping=state[:, layout.mapping // 8].copy(),
+            index=state[:, layout.index // 8].copy(),
+            refcount=refcount,
+            mapcount=_int32(state, layout.mapcount),
+            pins=pins,
+        )
+
+
+def relevant_words(kernel: Kernel) -> NDArray[np.uint64]:
+    """Mask over a row of what facts depend on: list links, memcg and the like change all the time."""
+    layout = kernel.layout
+    mask = np.zeros(layout.size // 8, dtype=np.uint64)
+    mask[layout.flags // 8] = kernel.flags.mask
+    mask[layout.head // 8] |= np.uint64(1)
+    for offset in (layout.mapping, layout.index):
+        mask[offset // 8] = np.uint64(0xFFFFFFFFFFFFFFFF)
+    for offset in (layout.mapcount, layout.refcount):
+        mask[offset // 8] |= np.uint64(0xFFFFFFFF << (8 * (offset % 8)))
+    return mask
+
+
+def head_pfns(vmemmap: Vmemmap, is_mask: bool, pfns: Pfns, rows: Rows, head: int) -> Pfns:
+    """Page frame of the head that each tail names; -1 where it cannot be one."""
+    word = rows[:, head // 8] - np.uint64(1)
+    if is_mask:
+        shift = vmemmap.page_size.bit_length() - 1
+        return pfns & (word >> np.uint64(shift)).astype(np.int64)
+    distance = word - np.uint64(vmemmap.base & 0xFFFFFFFFFFFFFFFF)
+    inside = (distance < np.uint64(vmemmap.pages * vmemmap.page_size)) & (
+        distance % np.uint64(vmemmap.page_size) == 0
+    )
+    return np.where(inside, (distance // np.uint64(vmemmap.page_size)).astype(np.int64), np.int64(-1))
+
+
+def _int32(rows: Rows, offset: int) -> NDArray[np.int32]:
+    """A 32-bit member of each row."""
+    word = rows[:, offset // 8]
+    return (word >> np.uint64(32) if offset % 8 else word).astype(np.uint32).view(np.int32)
