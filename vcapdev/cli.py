@@ -19,15 +19,18 @@ from vcapdev.serve import options as serve_options
 
 Handler = Callable[[argparse.Namespace], int]
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status, see :class:`vcapdev.errors.ExitStatus`."""
     args = parser().parse_args(argv)
     handler: Handler = args.handler
-    _end_on(signal.SIGTERM)
-    _end_on(signal.SIGHUP)
+    before = {number: signal.signal(number, _interrupt) for number in _ENDING}
     try:
-        return int(handler(args))
+        status = int(handler(args))
+        sys.stdout.flush()
+        return status
     except VcapdevError as error:
         return _say(error, int(error.exit_status), args.verbose)
     except KeyboardInterrupt as error:
@@ -37,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(ExitStatus.CLEAN)
     except Exception as error:
         return _say(error, int(ExitStatus.DEFECT), True)
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,13 +78,11 @@ def _statuses() -> str:
     return "exit status:\n" + "\n".join(f"  {status:>2}  {status.meaning}" for status in ExitStatus)
 
 
-def _end_on(number: signal.Signals) -> None:
-    """Make a request to end look like Ctrl-C, so that everything is cleaned up on the same path."""
-
-    def interrupt(signum: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(signal.Signals(signum).name)
-
-    signal.signal(number, interrupt)
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    """Every request to end takes the path of Ctrl-C, once: the clean-up that it begins is not to be cut short."""
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _say(error: BaseException, status: int, verbose: bool) -> int:
@@ -115,9 +119,11 @@ def _doctor(_args: argparse.Namespace) -> int:
 
 
 def _cache(args: argparse.Namespace) -> int:
-    from vcapdev.image.cache import Cache
+    from vcapdev.run.listing import cache_listing, cache_prune
 
-    return _print_cache(Cache(), args.action)
+    for line in cache_listing() if args.action == "list" else cache_prune():
+        print(line)
+    return ExitStatus.CLEAN
 
 
 def _list(args: argparse.Namespace) -> int:

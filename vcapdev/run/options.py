@@ -62,8 +62,7 @@ class RunOptions:
 
     def settings(self) -> dict[str, Any]:
         """All options as JSON values, for the report."""
-        values = {name: _plain(value) for name, value in asdict(self).items()}
-        return values
+        return {name: _plain(value) for name, value in asdict(self).items()}
 
 
 def _plain(value: Any) -> Any:
@@ -169,7 +168,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def _pressure(args: argparse.Namespace) -> str:
     if args.swap != "none":
-        return args.pressure or RunOptions.__dataclass_fields__["pressure"].default
+        return str(args.pressure or RunOptions().pressure)
     if args.pressure not in (None, "none"):
         raise UsageError(f"--pressure {args.pressure} needs swap to push pages to; add --swap zram or disk")
     return "none"

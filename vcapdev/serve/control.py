@@ -19,7 +19,6 @@ Dispatch = Callable[[str, Json, "ControlSession"], Json]
 MAX_LINE = 64 * 1024  # bytes of one request
 MAX_BACKLOG = 8 << 20  # bytes that a client may leave unread before it is let go
 MAX_CLIENTS = 16
-_RETRY = 0.005  # seconds until a full socket is tried again
 
 
 class CommandError(Exception):
@@ -33,7 +32,9 @@ class Loop(Protocol):
 
     def remove_reader(self, fd: int) -> None: ...
 
-    def call_later(self, delay: float, fn: Callable[[], None]) -> object: ...
+    def add_writer(self, fd: int, fn: Callable[[], None]) -> None: ...
+
+    def remove_writer(self, fd: int) -> None: ...
 
 
 class ControlServer:
@@ -88,7 +89,6 @@ class ControlSession:
         self._on_close = on_close
         self._input = b""
         self._output = bytearray()
-        self._flush_pending = False
         self._open = True
         connection.setblocking(False)
         loop.add_reader(connection.fileno(), self._readable)
@@ -103,18 +103,19 @@ class ControlSession:
             self.close()
 
     def flush(self) -> None:
-        """Write what the socket takes now, and come back later for the rest."""
-        self._flush_pending = False
+        """Write what the socket takes now, and come back when it takes more."""
         while self._output and self._open:
             try:
                 sent = self._socket.send(self._output[: 1 << 16])
             except BlockingIOError:
-                self._flush_later()
+                self._loop.add_writer(self._socket.fileno(), self.flush)
                 return
             except OSError:
                 self.close()
                 return
             del self._output[:sent]
+        if self._open:
+            self._loop.remove_writer(self._socket.fileno())
 
     def close(self) -> None:
         """Let the client go."""
@@ -122,13 +123,9 @@ class ControlSession:
             return
         self._open = False
         self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
         self._socket.close()
         self._on_close(self)
-
-    def _flush_later(self) -> None:
-        if not self._flush_pending:
-            self._flush_pending = True
-            self._loop.call_later(_RETRY, self.flush)
 
     def _readable(self) -> None:
         try:

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line: what each kind of failure prints and exits with, and that a traceback is shown on demand only."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vcapdev import __version__, cli
+from vcapdev.errors import ExitStatus, GuestError, InconclusiveError, SetupError, UsageError
+
+ROOT = Path(__file__).parents[2]
+
+
+def outcome(error: BaseException) -> object:
+    def raise_it(_args: object) -> int:
+        raise error
+
+    return raise_it
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (UsageError("no board 'x'; vcapdev list boards"), 2),
+        (SetupError("no network"), 20),
+        (GuestError("QEMU ended"), 30),
+        (InconclusiveError("nothing swapped"), 30),
+        (KeyboardInterrupt(), 30),
+    ],
+)
+def test_errors_of_users_are_one_line(
+    error: BaseException, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_version", outcome(error))
+    assert cli.main(["version"]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("vcapdev: ")
+    assert captured.err.count("\n") == 1
+    assert cli.main(["-v", "version"]) == status
+    assert "Traceback" in capsys.readouterr().err
+    assert cli.main(["version", "-v"]) == status
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_defect_is_shown_in_full(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_version", outcome(ZeroDivisionError("division by zero")))
+    assert cli.main(["version"]) == ExitStatus.DEFECT
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "a defect of vcapdev: ZeroDivisionError" in said
+
+
+@pytest.mark.parametrize("words", [["--version"], ["version"]])
+def test_the_version(words: list[str]) -> None:
+    assert vcapdev(*words).stdout == f"vcapdev {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["dance"], ["run", "--io", "telepathy"], ["serve"], ["list", "cats"]])
+def test_wrong_usage_exits_2(words: list[str]) -> None:
+    result = vcapdev(*words)
+    assert result.returncode == ExitStatus.USAGE
+    assert "usage: vcapdev" in result.stderr
+
+
+def test_help_names_every_exit_status() -> None:
+    text = vcapdev("run", "--help").stdout
+    for status in ExitStatus:
+        assert status.meaning in text
+
+
+def test_a_reader_that_leaves_early_is_no_defect() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "vcapdev", "list", "boards"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=os.environ,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+    assert process.returncode == ExitStatus.CLEAN
+
+
+def test_boards_are_listed() -> None:
+    assert "pv143 " in vcapdev("list", "boards").stdout
+
+
+def vcapdev(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vcapdev", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The options of run: the documented defaults, and one clear line for everything that cannot be."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from vcapdev.errors import UsageError
+from vcapdev.report.picture import FORMATS as PICTURES
+from vcapdev.run.options import FORMATS, RunOptions, add_arguments, from_arguments
+
+
+def parse(*words: str) -> RunOptions:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return from_arguments(parser.parse_args(words))
+
+
+def test_the_defaults_are_those_of_the_issue() -> None:
+    options = parse()
+    assert options == RunOptions()
+    assert (options.kernel, options.norm, options.size, options.format) == (
+        "bookworm-6.1",
+        "PAL",
+        "768x576",
+        "YUYV",
+    )
+    assert (options.io, options.frames, options.swap, options.pressure) == ("userptr", 150, "disk", "both")
+
+
+def test_words_become_options(tmp_path: Path) -> None:
+    module = tmp_path / "bttv.ko"
+    module.touch()
+    options = parse(
+        *("--norm", "ntsc", "--size", "640x480", "--format", "rgb4", "--io", "MMAP", "--swap", "zram"),
+        *("--pressure", "hog", "--module", str(module), "--qemu-opts", "-device 'a b'", "--revision", "0x02"),
+    )
+    assert (options.norm, options.width, options.height, options.format) == ("NTSC", 640, 480, "RGB4")
+    assert (options.io, options.swap, options.pressure) == ("mmap", "zram", "hog")
+    assert options.modules == (module,)
+    assert options.qemu_opts == ("-device", "a b")
+    assert options.revision == 2
+
+
+def test_without_swap_there_is_no_pressure_by_default() -> None:
+    assert parse("--swap", "none").pressure == "none"
+
+
+def test_settings_are_plain_json(tmp_path: Path) -> None:
+    settings = parse("--report", str(tmp_path)).settings()
+    assert json.loads(json.dumps(settings)) == settings
+
+
+def test_every_format_of_the_driver_has_a_picture() -> None:
+    assert set(FORMATS) <= set(PICTURES)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--size", "big"), "768x576"),
+        (("--size", "1920x1080"), "924x576"),
+        (("--format", "MJPG"), "no such format"),
+        (("--frames", "0"), "--frames 0"),
+        (("--buffers", "8", "--pool", "4"), "fewer than the 8"),
+        (("--swap", "none", "--pressure", "hog"), "needs swap"),
+        (("--module", "/no/such.ko"), "no such file"),
+        (("--kimg", "/no/such"), "no such file"),
+        (("--qemu-opts", "'open"), "--qemu-opts"),
+        (("--revision", "3"), "0x11 and 0x02"),
+        (("--memory", "8000"), "3072"),
+    ],
+)
+def test_refusals(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse(*words)
+
+
+def test_mutant_and_module_exclude_each_other(tmp_path: Path) -> None:
+    (tmp_path / "a.ko").touch()
+    with pytest.raises(UsageError, match="give one of them"):
+        parse("--mutant", "early-unpin", "--module", str(tmp_path / "a.ko"))

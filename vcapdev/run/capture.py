@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One capture inside the guest: its command line, its events, and the memory pressure beside it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from vcapdev.errors import GuestError
+from vcapdev.report.model import Frames
+from vcapdev.run.device import signal_name
+from vcapdev.run.options import RunOptions
+from vcapdev.vm.agent import Agent, GuestTimeoutError, Process
+
+EXPECT = "/tmp/expect"
+SAVED = "/tmp/frame"
+SAVE_INDEX = 2  # the frame that becomes a picture: early enough for any run, late enough to be in full swing
+_MAX_BAD = 50  # damaged places that a report keeps
+_HOG_EXTRA = 48  # MiB that the hog asks for beyond what is available: so much has to be swapped
+_STALL = 90.0  # seconds without a single new frame after which a capture is given up
+
+Json = dict[str, Any]
+
+
+def capture_command(options: RunOptions) -> list[str]:
+    """The words that start the capture program."""
+    words = ["vcap-capture", "--device", "/dev/video0", "--io", options.io, "--size", options.size]
+    words += ["--norm", options.norm, "--format", options.format, "--field", options.field]
+    words += ["--frames", str(options.frames), "--buffers", str(options.buffers)]
+    words += ["--expect", EXPECT, "--full-every", "10" if options.clock == "fast" else "1"]
+    words += ["--hold-ms", "200", "--save", str(min(SAVE_INDEX, options.frames - 1)), SAVED]
+    if options.io == "userptr":
+        words += ["--pool", str(options.pool)]
+        if options.pressure in ("pageout", "both"):
+            words += ["--pageout", "idle,queued"]
+        if options.mutant == "no-dirty":
+            words += ["--clean"]
+    return words
+
+
+@dataclass
+class Capture:
+    """What the capture program told so far."""
+
+    frames: Frames = field(default_factory=Frames)
+    swapped_pages: int = 0
+    summary: Json | None = None
+    on_progress: Callable[[], None] = lambda: None
+
+    def line(self, text: str) -> None:
+        """Take in one line of its output; what is not an event of ours is let pass (the guest is not trusted)."""
+        with suppress(ValueError, TypeError):
+            event = json.loads(text)
+            if isinstance(event, dict):
+                self._event(event)
+
+    def _event(self, event: Json) -> None:
+        kind = event.get("event")
+        if kind == "bad" and len(self.frames.bad) < _MAX_BAD:
+            self.frames.bad.append({key: value for key, value in event.items() if key != "event"})
+        if kind not in ("progress", "summary"):
+            return
+        for theirs, ours in (("frames", "captured"), ("intact", "intact"), ("dropped", "dropped"),
+                             ("torn", "torn"), ("damaged", "damaged")):  # fmt: skip
+            if theirs in event:
+                setattr(self.frames, ours, int(event[theirs]))
+        if "fps" in event:
+            self.frames.per_second = round(float(event["fps"]), 2)
+        self.swapped_pages = int(event.get("swapped_pages", self.swapped_pages))
+        if kind == "summary":
+            self.summary = event
+        self.on_progress()
+
+
+class Stall:
+    """Notices when a counter does not move any more."""
+
+    def __init__(self, now: float) -> None:
+        self._count, self._since = -1, now
+
+    def check(self, count: int, now: float) -> None:
+        """Tell the counter's value and the time in seconds.
+
+        :raise GuestError: when it has not moved for too long.
+        """
+        if count != self._count:
+            self._count, self._since = count, now
+        elif now - self._since > _STALL:
+            raise GuestError(f"no new frame for {_STALL:.0f} s after frame {count}; see console.log and kernel.log")
+
+
+def start_hog(agent: Agent, options: RunOptions) -> Process | None:
+    """Start the memory hog when one is wanted: it asks for somewhat more than there is."""
+    if options.pressure not in ("hog", "both"):
+        return None
+    available = _meminfo(agent)["MemAvailable"] // 1024
+    return agent.spawn(["vcap-pressure", "--hog", str(available + _HOG_EXTRA)])
+
+
+def end_hog(hog: Process | None) -> None:
+    """End the hog.
+
+    :raise GuestError: when it had ended before: then there was less pressure than claimed.
+    """
+    if hog is None:
+        return
+    if hog.status is not None:
+        raise GuestError(f"the memory hog ended early with status {hog.status}: {hog.stderr.strip()}")
+    hog.kill(signal.SIGTERM)
+    try:
+        hog.wait(20)
+    except GuestTimeoutError:
+        hog.kill(signal.SIGKILL)
+
+
+def vmstat(agent: Agent) -> dict[str, int]:
+    """The guest's /proc/vmstat."""
+    lines = agent.pull("/proc/vmstat").decode().splitlines()
+    return {name: int(value) for name, value in (line.split() for line in lines)}
+
+
+def _meminfo(agent: Agent) -> dict[str, int]:
+    """The guest's /proc/meminfo, in KiB."""
+    rows = (line.split() for line in agent.pull("/proc/meminfo").decode().splitlines())
+    return {row[0].rstrip(":"): int(row[1]) for row in rows}
+
+
+def explain_exit(status: int, stderr: str, frames: Frames) -> str | None:
+    """Why the capture program's end makes the run fail; None when it does not (see guest/src)."""
+    said = stderr.strip().splitlines()[-1] if stderr.strip() else "it said nothing"
+    if status in (0, 1):  # 1: damaged frames, which the frame counters tell
+        return None
+    if status < 0:
+        return f"the capture program was killed by {signal_name(-status)} after {frames.captured} frames"
+    return f"the capture program ended with status {status}: {said}"

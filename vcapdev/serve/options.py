@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The options of ``vcapdev serve``, after the conventions for vfio-user back ends (QEMU's vhost-user ones)."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from vcapdev.errors import UsageError
+
+CLOCKS = ("paced", "real", "fast", "step")
+NORMS = ("PAL", "NTSC", "SECAM")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What one device process is to be."""
+
+    socket_path: Path | None = None
+    fd: int | None = None
+    control: Path | None = None
+    qmp: Path | None = None
+    board: str | None = None
+    revision: int | None = None
+    norm: str = "PAL"
+    clock: str = "paced"
+    with_parent: bool = False
+
+    def command_line(self) -> list[str]:
+        """The words behind ``vcapdev serve`` that mean these options."""
+        words: list[str] = []
+        for name in ("socket_path", "fd", "control", "qmp", "board", "revision", "norm", "clock"):
+            if (value := getattr(self, name)) is not None:
+                words += [f"--{name.replace('_', '-')}", str(value)]
+        return [*words, "--with-parent"] if self.with_parent else words
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``vcapdev serve`` on ``parser``."""
+    default = ServeOptions()
+    socket = parser.add_mutually_exclusive_group(required=True)
+    socket.add_argument("--socket-path", type=Path, metavar="PATH", help="listen for QEMU at a new socket")
+    socket.add_argument("--fd", type=int, metavar="N", help="an open socket instead, listening or connected")
+    parser.add_argument("--control", type=Path, metavar="PATH", help="socket for commands (docs/control.md)")
+    parser.add_argument("--qmp", type=Path, metavar="PATH",
+                        help="a QMP socket of the VM, to stop it while a finding is looked at")  # fmt: skip
+    parser.add_argument("--board", metavar="NAME", help="a name, or a YAML file; vcapdev list boards")
+    parser.add_argument("--revision", type=lambda text: int(text, 0), metavar="N", help="0x11 or 0x02")
+    parser.add_argument("--norm", default=default.norm, type=str.upper, choices=NORMS,
+                        help="what the camera sends (%(default)s)")  # fmt: skip
+    parser.add_argument("--clock", default=default.clock, choices=CLOCKS, help="(%(default)s)")
+    parser.add_argument("--with-parent", action="store_true", help="end when the parent process ends")
+
+
+def from_arguments(args: argparse.Namespace) -> ServeOptions:
+    """Check what argparse cannot.
+
+    :raise UsageError: names the option and what would be right.
+    """
+    if args.revision not in (None, 0x11, 0x02):
+        raise UsageError(f"--revision {args.revision:#x}: the chip was made as 0x11 and 0x02")
+    return ServeOptions(
+        socket_path=args.socket_path,
+        fd=args.fd,
+        control=args.control,
+        qmp=args.qmp,
+        board=args.board,
+        revision=args.revision,
+        norm=args.norm,
+        clock=args.clock,
+        with_parent=args.with_parent,
+    )
