@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One client's stream socket: messages with their descriptors in, replies out, and nothing that blocks.
+
+Framing. The kernel never reads beyond data that came with descriptors, but it may read what lies before such
+data in the same call. So a large read would leave open to which message descriptors belong. Each read here
+asks for a header and the 16 bytes behind it at most, then for the exact rest. Of all messages only two are
+shorter than such a read, DEVICE_RESET and a VERSION without data, which carry no descriptors: what comes with
+a read that ends in the next message belongs to that one.
+The 16 bytes make a REGION_READ, the message that a guest waits for, one system call instead of two.
+
+Speed. Waiting in epoll and then reading costs a third of a round trip. While no timer is due soon, the
+connection *lingers* after a message: it waits in the read itself, for a kernel tick at most.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Callable
+from typing import Protocol
+
+from vcapdev.vfiouser import wire
+from vcapdev.vfiouser.limits import Limits
+from vcapdev.vfiouser.reactor import Reactor
+
+_HEAD = wire.REGION_MESSAGE.size  # bytes of the first read of each message
+_QUIET = 0.012  # seconds until the next timer that allow to linger: a tick is 10 ms at worst
+_BURST = 0.005  # seconds after which other descriptors get their turn
+_DRAIN_MAX = 4096  # messages that one drain() handles at most
+_RECEIVE_TIMEOUT = struct.pack("@ll", 0, 1000)  # struct timeval; the kernel rounds it up to a tick
+_NOW = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+_LINGER = socket.MSG_CMSG_CLOEXEC
+
+
+class Messages(Protocol):
+    """Who handles messages."""
+
+    def region_read(self, ident: int, offset: int, region: int, count: int) -> bytes:
+        """The whole reply to a well-formed REGION_READ; see :meth:`Server`."""
+
+    def message(
+        self, ident: int, command: int, flags: int, payload: memoryview, fds: list[int] | None
+    ) -> bytes:
+        """The reply to any message, empty for none. Takes the descriptors that it keeps out of ``fds``.
+
+        ``fds`` is None when more came than the limit allows (then all are closed already). ``payload`` is
+        valid during the call.
+        :raise DisconnectError: to end the connection.
+        """
+
+    def closed(self, reason: str) -> None:
+        """The connection has ended, its socket is closed."""
+
+
+class DisconnectError(Exception):
+    """The client has to go; ``reply`` is sent first."""
+
+    def __init__(self, reason: str, reply: bytes = b"") -> None:
+        super().__init__(reason)
+        self.reply = reply
+
+
+class Connection:
+    """Reads, dispatches, replies; owned by a server."""
+
+    def __init__(self, sock: socket.socket, messages: Messages, reactor: Reactor, limits: Limits) -> None:
+        sock.setblocking(True)  # each call says by a flag whether it waits
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _RECEIVE_TIMEOUT)
+        self._sock = sock
+        self._messages = messages
+        self._reactor = reactor
+        self._limits = limits
+        self._ancillary = socket.CMSG_SPACE(4 * limits.max_message_fds)
+        self._head = bytearray(_HEAD)
+        self._heads = [self._head]
+        self._body = bytearray(_HEAD)  # a message that needs more than one read; grows as needed
+        self._have = 0  # bytes of it that are there
+        self._fds: list[int] = []  # descriptors that came with it
+        self._fds_refused = False  # more came than the limit allows
+        self._out = b""  # replies that the socket did not take yet
+        self._busy = False
+        self._linger_allowed: Callable[[], bool] = lambda: True
+        self.fast = False  # the version is agreed: region reads may take the fast path
+        self.open = True
+        reactor.add_reader(sock.fileno(), self._readable)
+
+    def linger_when(self, allowed: Callable[[], bool]) -> None:
+        """Let ``allowed`` say whether lingering would harm."""
+        self._linger_allowed = allowed
+
+    def drain(self) -> None:
+        """Handle what has arrived, without waiting. From inside a message's handler it does nothing."""
+        if self._busy or not self.open:
+            return
+        for _ in range(_DRAIN_MAX):
+            if self._out or not self.open or not self._receive(_NOW):
+                return
+
+    def close(self, reason: str) -> None:
+        """End the connection and give back everything that came over it."""
+        if not self.open:
+            return
+        self.open = self.fast = False
+        self._reactor.remove_reader(self._sock.fileno())
+        self._reactor.remove_writer(self._sock.fileno())
+        self._sock.close()
+        _close_all(self._fds)
+        self._messages.closed(reason)
+
+    def _readable(self) -> None:
+        reactor = self._reactor
+        until = reactor.now() + _BURST
+        flags = _NOW
+        linger = self._linger_allowed()
+        while self._receive(flags) and not self._out:
+            now = reactor.now()
+            if now > until or now >= reactor.deadline:
+                return
+            flags = _LINGER if linger and now < reactor.deadline - _QUIET else _NOW
+
+    def _receive(self, flags: int) -> bool:
+        """One read, and what it completes.
+
+        :return: False when there was nothing to read, or the connection has ended.
+        """
+        if self._have:
+            return self._receive_rest()
+        try:
+            got, ancillary, status, _ = self._sock.recvmsg_into(self._heads, self._ancillary, flags)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self.close(str(error))
+            return False
+        if got == _HEAD and not ancillary and not status and self.fast:
+            ident, command, size, mode, _, offset, region, count = wire.REGION_MESSAGE.unpack(self._head)
+            if command == wire.Command.REGION_READ and size == _HEAD and not mode:
+                self._busy = True
+                answer = self._messages.region_read(ident, offset, region, count)
+                self._busy = False
+                self._send(answer)
+                return self.open
+        self._body[:got] = self._head[:got] if got < _HEAD else self._head
+        return self._received(got, ancillary, status)
+
+    def _receive_rest(self) -> bool:
+        """Go on with a message of which a part is there: read to its end, or to the end of its head."""
+        want = self._size() if self._have >= wire.HEADER.size else _HEAD
+        if len(self._body) < want:
+            self._body.extend(bytes(want - len(self._body)))
+        try:
+            with memoryview(self._body) as body, body[self._have : want] as rest:
+                got, ancillary, status, _ = self._sock.recvmsg_into([rest], self._ancillary, _NOW)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self.close(str(error))
+            return False
+        return self._received(got, ancillary, status)
+
+    def _received(self, got: int, ancillary: list[tuple[int, int, bytes]], status: int) -> bool:
+        if not got:
+            self.close("in the middle of a message" if self._have else "")
+            return False
+        self._have += got
+        arrived = _descriptors(ancillary)
+        refused = bool(status & socket.MSG_CTRUNC)
+        if refused:
+            _close_all(arrived)
+        while self.open and self._have >= wire.HEADER.size:
+            size = self._size()
+            if not wire.HEADER.size <= size <= self._limits.max_message:
+                _close_all(arrived)
+                self._refuse_size(size)
+                return False
+            if self._have < size:
+                break
+            if self._have == size:  # what came with the last byte of a read belongs to the last message in it
+                self._fds += arrived
+                self._fds_refused |= refused
+                arrived, refused = [], False
+            self._dispatch(size)
+        if not self.open:
+            _close_all(arrived)
+            return False
+        self._fds += arrived
+        self._fds_refused |= refused
+        self._check_total_fds()
+        return True
+
+    def _check_total_fds(self) -> None:
+        """A message may come in many pieces, each with descriptors: the limit is on their sum."""
+        if len(self._fds) > self._limits.max_message_fds:
+            _close_all(self._fds)
+            self._fds_refused = True
+
+    def _size(self) -> int:
+        size: int = wire.HEADER.unpack_from(self._body)[2]
+        return size
+
+    def _dispatch(self, size: int) -> None:
+        """Handle the message at the beginning of the buffer and take it out."""
+        ident, command, _, flags, _ = wire.HEADER.unpack_from(self._body)
+        self._check_total_fds()
+        fds = None if self._fds_refused else self._fds
+        message = bytes(self._body[wire.HEADER.size : size])
+        self._body[: self._have - size] = self._body[size : self._have]
+        self._have -= size
+        self._fds, self._fds_refused = [], False
+        self._busy = True
+        try:
+            answer = self._messages.message(ident, command, flags, memoryview(message), fds)
+        except DisconnectError as end:
+            self._send(end.reply)
+            self.close(str(end))
+            return
+        finally:
+            self._busy = False
+            if fds is not None:
+                _close_all(fds)
+        if answer:
+            self._send(answer)
+
+    def _refuse_size(self, size: int) -> None:
+        ident, command, _, flags, _ = wire.HEADER.unpack_from(self._body)
+        if flags & (wire.TYPE_MASK | wire.FLAG_NO_REPLY) == wire.TYPE_COMMAND:
+            number = errno.EINVAL if size < wire.HEADER.size else errno.EMSGSIZE
+            self._send(wire.error_reply(ident, command, number))
+        self.close(f"{wire.command_name(command)} with a message size of {size} bytes")
+
+    def _send(self, data: bytes) -> None:
+        """Send, or keep for later what the socket does not take; meanwhile nothing is read."""
+        if not self.open or not data:
+            return
+        if self._out:
+            self._out += data
+            return
+        try:
+            sent = self._sock.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self.close(str(error))
+            return
+        if sent < len(data):
+            self._out = data[sent:]
+            self._reactor.remove_reader(self._sock.fileno())
+            self._reactor.add_writer(self._sock.fileno(), self._writable)
+
+    def _writable(self) -> None:
+        try:
+            sent = self._sock.send(self._out, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.close(str(error))
+            return
+        self._out = self._out[sent:]
+        if not self._out:
+            self._reactor.remove_writer(self._sock.fileno())
+            self._reactor.add_reader(self._sock.fileno(), self._readable)
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds: list[int] = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            count = len(data) // 4
+            fds += struct.unpack(f"={count}i", data[: 4 * count])
+    return fds
+
+
+def _close_all(fds: list[int]) -> None:
+    while fds:
+        socket.close(fds.pop())
