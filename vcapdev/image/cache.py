@@ -8,7 +8,9 @@
     <cache>/<kind>/<key>.tmp-*          a build under way, or what a killed one left
     <cache>/debs/                       downloaded packages, verified
     <cache>/apt/<key>/                  package indexes of a private apt root
+    <cache>/partial/                    files that are being downloaded
     <cache>/resolutions/                which package versions a recipe stands for
+    <cache>/probes/                     what QEMU and KVM answered when they were tried
     <cache>/locks/                      one flock(2) file for each of the above
 
 A process keeps a shared lock on every entry that it was given until it ends, so that a prune elsewhere never
@@ -24,10 +26,12 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +41,9 @@ from vcapdev.paths import cache_dir
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _SMALL_TREE = 64
-_RESERVED = ("debs", "apt", "resolutions", "locks", "partial")
+_RESERVED = ("debs", "apt", "resolutions", "locks", "partial", "probes")
+_NOT_NEEDED = ("debs", "partial")
+_UNUSED_AGE = 30 * 86400.0
 
 
 def digest(*parts: str | bytes) -> str:
@@ -140,6 +146,46 @@ def tree_size(top: Path) -> int:
     return total
 
 
+@dataclass(frozen=True)
+class CacheItem:
+    """One thing in the cache: ``size`` in bytes on disk, ``last_used`` in seconds since the epoch."""
+
+    kind: str
+    label: str
+    size: int
+    last_used: float
+    paths: tuple[Path, ...]
+    lock: str
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a prune removed, and what it left because a running vcapdev uses it."""
+
+    removed: list[CacheItem]
+    in_use: list[CacheItem]
+
+    @property
+    def freed(self) -> int:
+        """Bytes that were freed on the disk."""
+        return sum(item.size for item in self.removed)
+
+
+def _used(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _suites(root: Path) -> list[str]:
+    try:
+        text = (root / "sources" / "debian.sources").read_text(encoding="utf-8")
+    except OSError:
+        return ["an unfinished update"]
+    return re.findall(r"^Suites: (\S+)", text, re.M)
+
+
 class Cache:
     """The cache at ``root`` (default :func:`vcapdev.paths.cache_dir`); nothing is created before need."""
 
@@ -171,6 +217,16 @@ class Cache:
                 on_wait()
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield descriptor
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def shared(self, name: str) -> Iterator[None]:
+        """Hold lock ``name`` together with others, so that nobody holds it alone."""
+        descriptor = self.open_lock(name)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield
         finally:
             os.close(descriptor)
 
@@ -209,6 +265,81 @@ class Cache:
             return self.entry(kind, key, _must_exist)
         except FileNotFoundError:
             return None
+
+    def list(self) -> list[CacheItem]:
+        """Everything in the cache, the largest first."""
+        items = [*self._entries(), *self._indexes(), *self._files()]
+        return sorted(items, key=lambda item: -item.size)
+
+    def size(self) -> int:
+        """Bytes that the cache takes on the disk."""
+        return tree_size(self.root)
+
+    def prune(
+        self, *, older_than: float | None = None, unused: bool = False, everything: bool = False
+    ) -> Pruned:
+        """Remove entries, except those that a running vcapdev uses; what is missed later is made again.
+
+        :param older_than: those not used for so many seconds.
+        :param unused: what no run needs: package files (they are unpacked), what interrupted runs left, and
+            what was not used for 30 days.
+        :param everything: all of it.
+        """
+        now = time.time()
+        age = _UNUSED_AGE if unused and older_than is None else older_than
+        pruned = Pruned([], [])
+        for item in self.list():
+            old = age is not None and now - item.last_used >= age
+            if everything or old or (unused and item.kind in _NOT_NEEDED):
+                self._remove(item, pruned)
+        return pruned
+
+    def _entries(self) -> Iterator[CacheItem]:
+        for about in self.root.glob("*/*/entry.json"):
+            place = about.parent
+            try:
+                data = json.loads(about.read_text(encoding="utf-8"))
+                used = about.stat().st_mtime
+                label, size = str(data["label"]), int(data["size"])
+            except (OSError, ValueError, KeyError, TypeError):
+                label, size, used = "damaged", tree_size(place), 0.0
+            lock = f"{place.parent.name}-{place.name}"
+            yield CacheItem(place.parent.name, label, size, used, (place,), lock)
+        for left in self.root.glob("*/*.tmp-*"):
+            key = left.name.partition(".tmp-")[0]
+            lock = f"{left.parent.name}-{key}"
+            yield CacheItem("partial", "unfinished build", tree_size(left), _used(left), (left,), lock)
+
+    def _indexes(self) -> Iterator[CacheItem]:
+        for root in self.root.glob("apt/*/"):
+            label = "package indexes of " + ", ".join(_suites(root))
+            yield CacheItem(
+                "apt", label, tree_size(root), _used(root / "updated"), (root,), f"apt-{root.name}"
+            )
+
+    def _files(self) -> Iterator[CacheItem]:
+        for kind, label, lock in (
+            ("debs", "package files", "debs"),
+            ("partial", "interrupted downloads", "download"),
+            ("resolutions", "resolved recipes", "resolutions"),
+            ("probes", "what QEMU and KVM answered", "probes"),
+        ):
+            files = tuple(sorted((self.root / kind).glob("*")))
+            if files:
+                size, used = sum(map(tree_size, files)), max(map(_used, files))
+                yield CacheItem(kind, f"{len(files)} {label}", size, used, files, lock)
+
+    def _remove(self, item: CacheItem, pruned: Pruned) -> None:
+        descriptor = self.open_lock(item.lock)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for path in item.paths:
+                remove_tree(path)
+            pruned.removed.append(item)
+        except BlockingIOError:
+            pruned.in_use.append(item)
+        finally:
+            os.close(descriptor)
 
     def release(self) -> None:
         """Give up the shared locks, as the end of the process does."""

@@ -95,18 +95,17 @@ def resolve(
     """
     if lock is not None:
         return _pinned(recipe, read_lock(lock, recipe.name))
-    kept = cache.root / "resolutions" / f"{recipe.name}-{recipe.key[:16]}.json"
-    found = None if refresh else _kept(kept, recipe)
+    found = None if refresh else kept_resolution(recipe, cache)
     if found is None:
         root = _apt_root(recipe, cache)
         waiting = f"Waiting for another vcapdev that resolves {recipe.name}"
         with cache.locked(root.lock_name, lambda: progress.start(waiting)):
-            found = None if refresh else _kept(kept, recipe)
+            found = None if refresh else kept_resolution(recipe, cache)
             if found is None:
                 root.update(progress)
                 found = _resolve(recipe, root, cache, progress)
                 with disk_errors(cache.root):
-                    write_lock(kept, [found])
+                    write_lock(_kept(recipe, cache), [found])
     return found
 
 
@@ -117,9 +116,14 @@ def _pinned(recipe: Recipe, resolution: Resolution) -> Resolution:
     return replace(resolution, warnings=(*resolution.warnings, note))
 
 
-def _kept(path: Path, recipe: Recipe) -> Resolution | None:
+def _kept(recipe: Recipe, cache: Cache) -> Path:
+    return cache.root / "resolutions" / f"{recipe.name}-{recipe.key[:16]}.json"
+
+
+def kept_resolution(recipe: Recipe, cache: Cache) -> Resolution | None:
+    """What ``recipe`` was resolved to earlier, or None. Needs no network."""
     try:
-        found = read_lock(path, recipe.name)
+        found = read_lock(_kept(recipe, cache), recipe.name)
     except UsageError:
         return None  # not there, or damaged: made anew
     return found if found.key == recipe.key else None
@@ -197,15 +201,25 @@ def unpacked(
 
     :raise SetupError: the mirror has no longer these versions, no network, full disk.
     """
-    key = digest(*sorted(package.sha256 for package in packages))
-    tree = cache.lookup("packages", key)
+    tree = kept_tree(packages, cache)
     if tree is not None:
         return tree
-    fetch_pinned(recipe, packages, cache, progress)
-    files = [cache.root / "debs" / package.file_name for package in packages]
-    return cache.entry(
-        "packages", key, lambda into: unpack(files, into, progress, f"Unpacking {label}"), label=label
-    )
+
+    def build(into: Path) -> None:
+        with cache.shared("debs"):  # no prune between the two
+            files = fetch_pinned(recipe, packages, cache, progress)
+            unpack(files, into, progress, f"Unpacking {label}")
+
+    return cache.entry("packages", _tree_key(packages), build, label=label)
+
+
+def kept_tree(packages: Sequence[Package], cache: Cache) -> Path | None:
+    """The tree of these packages if it is in the cache, else None. Needs no network."""
+    return cache.lookup("packages", _tree_key(packages))
+
+
+def _tree_key(packages: Sequence[Package]) -> str:
+    return digest(*sorted(package.sha256 for package in packages))
 
 
 def fetch_pinned(recipe: Recipe, packages: Sequence[Package], cache: Cache, progress: Progress) -> list[Path]:
