@@ -73,7 +73,7 @@ class Board:
     second_crystal_hz: float | None = None
     gpio_levels: int = 0
     i2c: tuple[Eeprom, ...] = ()
-    vpd: Mapping[str, str] = field(default_factory=dict)
+    vpd: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def i2c_devices(self) -> list[Eeprom24c02]:
         """The devices on the I2C bus, new ones at each call."""

@@ -3,7 +3,8 @@
 
 Here are interrupts, DMA, I2C and GPIO (0x100 to 0x2ff); :mod:`vcapdev.bt878.decoder_registers` and
 :mod:`vcapdev.bt878.output_registers` have the decoder's. Facts: data sheets of Bt848 (L848A_A, page
-112) and Fusion 878A (100600B, pages 3-11 and 3-21), Linux 6.1 ``drivers/media/pci/bt8xx/bt848.h``. A chip wires them up like this::
+112) and Fusion 878A (100600B, pages 3-11 and 3-21), Linux 6.1 ``drivers/media/pci/bt8xx/bt848.h``.
+A chip wires them up like this::
 
     self.registers = RegisterFile(REGISTERS, self)        # the chip's own write_INT_STAT and so on
     self.decoder = Decoder(self.registers, board, ...)    # these bind their own hooks

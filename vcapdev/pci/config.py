@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Configuration space of a PCI function: 256 bytes, header type 0 (PCI Local Bus Specification 2.2, chapter 6).
+"""Configuration space of a PCI function: 256 bytes, header type 0 (PCI Local Bus Specification 2.2, part 6).
 
 ::
 
@@ -180,7 +180,7 @@ class ConfigSpace:
 
     def _install(self) -> None:
         offsets = [capability.offset for capability in self.identity.capabilities]
-        for capability, following in zip(self.identity.capabilities, [*offsets[1:], 0], strict=True):
+        for capability, following in zip(self.identity.capabilities, [*offsets, 0][1:], strict=True):
             capability.install(self, following)
 
     # For capabilities.

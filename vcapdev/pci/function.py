@@ -16,13 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from vcapdev.pci.capabilities import PowerManagement
 from vcapdev.pci.config import SIZE, ConfigSpace
-from vcapdev.vfiouser.device import Irq, Region
+from vcapdev.vfiouser.device import BAR0, CONFIG, NUM_IRQS, NUM_REGIONS, Irq, Region
+from vcapdev.vfiouser.wire import IRQ_INFO_AUTOMASKED, IRQ_INFO_EVENTFD, IRQ_INFO_MASKABLE
 
-BAR0 = 0
-CONFIG = 7
-_REGIONS = 9  # BAR0 to BAR5, ROM, configuration space, VGA (linux/vfio.h)
-_INTX_FLAGS = 0x1 | 0x2 | 0x4  # eventfd, maskable, automasked
-_IRQS = 5  # INTx, MSI, MSI-X, ERR, REQ
+_INTX_FLAGS = IRQ_INFO_EVENTFD | IRQ_INFO_MASKABLE | IRQ_INFO_AUTOMASKED
 
 
 class PciFunction:
@@ -45,10 +42,10 @@ class PciFunction:
         self._bar_size = config.identity.bar0_size
         sizes = {BAR0: self._bar_size, CONFIG: SIZE}
         self.regions: Sequence[Region] = tuple(
-            Region(sizes.get(index, 0), index in sizes, index in sizes) for index in range(_REGIONS)
+            Region(sizes.get(index, 0), index in sizes, index in sizes) for index in range(NUM_REGIONS)
         )
         pin = 1 if config.identity.interrupt_pin else 0
-        self.irqs: Sequence[Irq] = (Irq(pin, _INTX_FLAGS * pin), *[Irq(0, 0)] * (_IRQS - 1))
+        self.irqs: Sequence[Irq] = (Irq(pin, _INTX_FLAGS * pin), *[Irq(0, 0)] * (NUM_IRQS - 1))
         for capability in config.identity.capabilities:
             if isinstance(capability, PowerManagement):
                 capability.on_reset = self.reset
