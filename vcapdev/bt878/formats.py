@@ -37,6 +37,11 @@ class PixelFormat:
     pack: Callable[[Bytes, Bytes, Bytes], Planes]
 
     @property
+    def samples(self) -> bool:
+        """Whether each byte is a sample of its own, not a palette index or part of a 16-bit pixel."""
+        return self.name not in ("RGB16", "RGB15", "RGB8")
+
+    @property
     def planar(self) -> bool:
         """Whether luma and chroma go through the three FIFOs apart (mode FM3, else FM1)."""
         return len(self.widths(GROUP)) > 1

@@ -22,6 +22,7 @@ one cached base serves every frame: a field costs one exclusive-or and a few str
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple, overload
 
 import numpy as np
@@ -120,8 +121,7 @@ class Picture:
 
     def offsets(self, count: int) -> tuple[int, ...]:
         """Where each plane begins in ``count`` rendered lines, and, last, how many bytes they need."""
-        ends = np.cumsum([0, *(stride * count for stride in self.strides)])
-        return tuple(ends.tolist())
+        return tuple(accumulate((stride * count for stride in self.strides), initial=0))
 
     def render(self, first: int, count: int, mask: int, tag: Words, out: Bytes) -> None:
         """Lines ``first`` to ``first + count`` as they are sent, plane after plane, into ``out``.
@@ -164,4 +164,35 @@ def _sampled(key: PictureKey) -> tuple[Bytes, ...]:
 
 def _base(key: PictureKey, index: int, plane: Bytes) -> Bytes:
     noise = _noise(key.field, index, key.kind, *plane.shape)
-    return noise if key.kind == KIND_VBI else (plane & np.uint8(0xF8)) | (noise & np.uint8(7))
+    if key.kind == KIND_VBI:
+        return noise
+    low = noise & np.uint8(7)
+    if format_of(key.code).samples:
+        # The noise dithers the bits above it, or all colours would be 3.5 steps too bright and too red.
+        plane = np.clip(plane.astype(np.int16) - low + 4, 0, 255).astype(np.uint8)
+    return (plane & np.uint8(0xF8)) | low
+
+
+class Shot:
+    """A picture with the stamp and the tags of one frame: what one field really sends."""
+
+    def __init__(self, shown: Picture, frame: int) -> None:
+        self.picture, self.frame = shown, frame
+        self.field, self.kind = shown.key.field, shown.key.kind
+        self._mask = stamp(frame, self.field, self.kind)
+        self._tags: Words | None = None
+
+    def render(self, first: int, count: int, out: Bytes) -> None:
+        """Lines ``first`` to ``first + count`` into ``out``, see :meth:`Picture.render`."""
+        if self._tags is None:  # a field that nobody captures needs none
+            self._tags = tags(self.frame, self.field, self.kind, self.picture.key.lines)
+        self.picture.render(first, count, self._mask, self._tags, out)
+
+    def plane(self, index: int) -> Bytes:
+        """All lines of one plane as they are sent, shape ``(lines, width)``; a copy."""
+        shown, lines = self.picture, self.picture.key.lines
+        ends = shown.offsets(lines)
+        out = np.empty(ends[-1], np.uint8)
+        self.render(0, lines, out)
+        rows = out[ends[index] : ends[index + 1]].reshape(lines, shown.strides[index])
+        return rows[:, : shown.widths[index]].copy()

@@ -81,7 +81,7 @@ class BusMaster:
         self.observers: list[DmaObserver] = []
         self.on_abort: Callable[[Abort], None] | None = None
         """Told of every master abort, for the status bits of config space."""
-        self._drain = drain
+        self.on_drain = drain
         self._generation: int | None = None
         self._starts: list[int] = []
         self._ends: list[int] = []
@@ -92,8 +92,8 @@ class BusMaster:
 
     def drain(self) -> None:
         """Handle what the guest has sent up to now."""
-        if self._drain is not None:
-            self._drain()
+        if self.on_drain is not None:
+            self.on_drain()
 
     def forget(self) -> None:
         """Let go of all guest memory; the map is looked at again with the next transfer."""
