@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The little of ELF that an image needs: sections of kernel modules, and which libraries a program loads.
 
+Also how a path is meant inside an unpacked tree of packages, where libraries are looked for.
+
 Source: the System V ABI, chapters 4 and 5, and its AMD64 supplement. Only 64-bit
 little-endian files are read.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
 _SHDR = struct.Struct("<IIQQQQIIQQ")
@@ -18,6 +21,7 @@ _DYN = struct.Struct("<qQ")
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _DT_NEEDED, _DT_STRTAB, _DT_RPATH, _DT_RUNPATH = 1, 5, 15, 29
 _SHT_NOBITS = 8
+_MAX_LINKS = 40
 
 
 class ElfError(ValueError):
@@ -110,3 +114,31 @@ def _string(table: bytes, offset: int) -> str:
     if not 0 <= offset < len(table) or end < 0:
         raise ElfError("a name lies outside its string table")
     return table[offset:end].decode("utf-8", "surrogateescape")
+
+
+def resolve_in_root(root: Path, name: str) -> Path | None:
+    """The regular file that ``name`` means to a program whose root directory is ``root``; None when absent.
+
+    Symbolic links are followed inside the root only: absolute targets start at it and ".." stops at it.
+    """
+    pending = [part for part in reversed(name.split("/")) if part not in ("", ".")]
+    done: list[str] = []
+    links = 0
+    while pending:
+        part = pending.pop()
+        if part == "..":
+            done = done[:-1]
+            continue
+        here = root.joinpath(*done, part)
+        if not here.is_symlink():
+            done.append(part)
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            return None
+        target = here.readlink().as_posix()
+        if target.startswith("/"):
+            done = []
+        pending.extend(p for p in reversed(target.split("/")) if p not in ("", "."))
+    path = root.joinpath(*done)
+    return path if path.is_file() else None

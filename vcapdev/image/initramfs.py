@@ -19,7 +19,7 @@ from typing import Protocol
 
 from vcapdev.errors import SetupError, UsageError
 from vcapdev.image.cache import Cache
-from vcapdev.image.elf import Elf, ElfError
+from vcapdev.image.elf import Elf, ElfError, resolve_in_root
 from vcapdev.image.modules import Module, ModuleTree, kernel_banner, load_order
 from vcapdev.image.newc import Tree
 from vcapdev.progress import Progress
@@ -44,9 +44,11 @@ _LIBRARY_DIRS = (
     "usr/lib",
 )
 _DIRECTORIES = ("dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "var")
-_MAX_LINKS = 40
-#: gzip at its lowest level: measured in COMPRESSION_NOTE.
-_GZIP_LEVEL = 1
+#: Stored blocks: a gzip stream that every kernel reads, at the cost of a plain copy. Of an image of 18.5 MB
+#: the guest executes, to unpack it (6.1, TCG, counted with -icount): plain 0.085, gzip -0 0.091, lz4 0.14,
+#: zstd -1 0.31, zstd -19 0.36, gzip -6 0.40, gzip -1 0.44 thousand million instructions. The latter is 0.4
+#: to 0.8 s of every boot, for 10 MB less on the host's disk.
+_GZIP_LEVEL = 0
 
 
 class Guest(Protocol):
@@ -216,31 +218,3 @@ def _required(root: Path, package: str, candidates: Iterable[str]) -> Path:
         if path is not None:
             return path
     raise SetupError(f"/{names[0]} is not in the unpacked packages; add {package} to the recipe")
-
-
-def resolve_in_root(root: Path, name: str) -> Path | None:
-    """The regular file that ``name`` means to a program whose root directory is ``root``; None when absent.
-
-    Symbolic links are followed inside the root only: absolute targets start at it and ".." stops at it.
-    """
-    pending = [part for part in reversed(name.split("/")) if part not in ("", ".")]
-    done: list[str] = []
-    links = 0
-    while pending:
-        part = pending.pop()
-        if part == "..":
-            done = done[:-1]
-            continue
-        here = root.joinpath(*done, part)
-        if not here.is_symlink():
-            done.append(part)
-            continue
-        links += 1
-        if links > _MAX_LINKS:
-            return None
-        target = here.readlink().as_posix()
-        if target.startswith("/"):
-            done = []
-        pending.extend(p for p in reversed(target.split("/")) if p not in ("", "."))
-    path = root.joinpath(*done)
-    return path if path.is_file() else None
