@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -23,7 +24,7 @@ from qemu.qmp import QMPClient
 from vcapdev.errors import GuestError
 
 _SERVE_EVERY = 0.0005  # seconds between two looks at the device's messages while waiting
-_CONNECT = 20.0
+_CONNECT = 20.0  # seconds for QEMU to open the socket
 
 T = TypeVar("T")
 
@@ -36,6 +37,8 @@ class VcpuPause:
         self._path = qmp_socket
         self._deadline = deadline
         self._client = QMPClient("vcapdev-pause")
+        self._client.logger.propagate = False  # what matters of it comes as an exception
+        self._client.logger.addHandler(logging.NullHandler())
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="vcpu-pause", daemon=True)
         self._depth = 0
