@@ -218,7 +218,7 @@ class AptRoot:
         return re.findall(r"^Inst (\S+) \((\S+) ", result.stdout, re.M)
 
     def locate(self, plan: Plan) -> list[Address]:
-        """Address, size, checksum and suite of each package of ``plan``.
+        """Address, size, checksum and suite of each package of ``plan``, in its order.
 
         :raise SetupError: when the indexes do not have a version.
         """
@@ -231,10 +231,11 @@ class AptRoot:
         suites = self._suites_of([name for name, _ in plan])
         lines = re.findall(r"^'([^']+)' (\S+) (\d+) SHA256:([0-9a-f]{64})", result.stdout, re.M)
         found = [self._address(uri, file, int(size), sha256, suites) for uri, file, size, sha256 in lines]
-        missing = set(plan) - {(item.package.name, item.package.version) for item in found}
+        by_name = {(item.package.name, item.package.version): item for item in found}
+        missing = set(plan) - set(by_name)
         if missing:
             raise SetupError(f"the package indexes give no SHA-256 for {_list(missing)}: use another mirror")
-        return found
+        return [by_name[pair] for pair in plan]
 
     def _address(
         self, uri: str, file: str, size: int, sha256: str, suites: Mapping[tuple[str, str], str]

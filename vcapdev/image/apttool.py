@@ -104,7 +104,8 @@ _EXPLANATIONS = (
     ),
 )
 _NO_SPACE = re.compile(
-    r"No space left on device|File too large|Disk quota exceeded|received signal 25|have enough free space"
+    r"No space left on device|Wrote only \d+ of \d+ bytes|File too large|Disk quota exceeded|"
+    r"received signal 25|have enough free space"
 )
 
 

@@ -209,8 +209,16 @@ def _copy_link(path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def unpack(debs: Sequence[Path], into: Path, progress: Progress, label: str = "Unpacking") -> None:
+def unpack(
+    debs: Sequence[Path],
+    into: Path,
+    progress: Progress,
+    label: str = "Unpacking",
+    disk: Path | None = None,
+) -> None:
     """Unpack the trees of ``debs`` into directory ``into``; nothing of them is run.
+
+    ``disk`` is the place that an error about a full disk names (``into`` if not given).
 
     :raise SetupError: full disk, or a damaged file.
     """
@@ -222,5 +230,5 @@ def unpack(debs: Sequence[Path], into: Path, progress: Progress, label: str = "U
         result = run_tool(["dpkg-deb", "--extract", str(deb), str(into)], environment, into)
         if result.returncode != 0:
             progress.finish("failed")
-            raise explain(result.stderr, into, f"the content of {deb.name}")
+            raise explain(result.stderr, disk or into, f"the content of {deb.name}")
     progress.finish(f"{len(debs)} packages in {time.monotonic() - started:.1f} s")

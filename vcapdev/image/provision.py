@@ -150,7 +150,7 @@ def _resolve(recipe: Recipe, root: AptRoot, cache: Cache, progress: Progress) ->
         except VanishedError as error:
             search.exclude(error)
             continue
-        packages = tuple(address.package for address in addresses)
+        packages = tuple(sorted((address.package for address in addresses), key=lambda one: one.name))
         warnings = (*root.notes, *root.ages(), *search.notes)
         return Resolution(recipe.name, recipe.key, packages, warnings)
 
@@ -208,7 +208,7 @@ def unpacked(
     def build(into: Path) -> None:
         with cache.shared("debs"):  # no prune between the two
             files = fetch_pinned(recipe, packages, cache, progress)
-            unpack(files, into, progress, f"Unpacking {label}")
+            unpack(files, into, progress, f"Unpacking {label}", cache.root)
 
     return cache.entry("packages", _tree_key(packages), build, label=label)
 
