@@ -144,7 +144,7 @@ def test_areset_is_harmless() -> None:
     assert bench.registers.unmodelled == []
 
 
-# norm, width, height, interlaced, HSCALE, HDELAY, VSCALE_HI, VSCALE_LO, CROP, lines of a field (bttv_calc_geo_old)
+# norm, width, height, interlaced, HSCALE, HDELAY, VSCALE_HI and _LO, CROP (bttv_calc_geo_old), lines a field
 COMPUTED = [
     ("NTSC", 640, 480, True, 0x0335, 106, 0x20, 0x00, 0x12, 240),
     ("NTSC", 320, 240, True, 0x166A, 52, 0x3E, 0x00, 0x11, 120),

@@ -171,8 +171,8 @@ def dump(space: ConfigSpace) -> str:
 def test_dump_equals_the_golden_one(name: str) -> None:
     """The bytes after a BIOS and bttv have set the card up; golden/README.md says how lspci decodes them."""
     space = config(name)
-    write(space, 0x10, 0xFE00_0000, 4)
-    write(space, 0x04, Command.MEMORY | Command.MASTER)
-    write(space, 0x0D, 0x20, 1)
-    write(space, 0x3C, 0x0B, 1)
+    write(space, 0x10, 0xFEBF_F000, 4)
+    write(space, 0x04, Command.MEMORY | Command.MASTER | Command.SERR)
+    write(space, 0x0D, 64, 1)
+    write(space, 0x3C, 0x0A, 1)
     assert dump(space) == (GOLDEN / f"{name}.hex").read_text()
