@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vcapdev.errors import InconclusiveError
 from vcapdev.guestmm.btf import Btf, BtfError
@@ -194,3 +194,15 @@ def _zero_pfn(symbols: Kallsyms, table: PageTable) -> int:
     if page is None:
         raise KallsymsError("neither zero_pfn nor empty_zero_page is a symbol")
     return table.translate(page) >> PAGE_SHIFT
+
+
+def refresh(kernel: Kernel) -> Kernel:
+    """The same kernel over a memory map that has changed since: the vmemmap table is built again.
+
+    :raise GuestReadError: when the kernel's page tables can no longer be followed.
+    """
+    old = kernel.vmemmap
+    vmemmap = Vmemmap(
+        kernel.memory, kernel.table, old.base, old.page_size, _max_pfn(kernel.symbols, kernel.table)
+    )
+    return replace(kernel, vmemmap=vmemmap)

@@ -41,29 +41,38 @@ class PageFacts:
     mapcount: NDArray[np.int32]
     pins: NDArray[np.int32]
 
+    def take(self, rows: NDArray[np.intp]) -> PageFacts:
+        """The facts of some of the pages, copied."""
+        return PageFacts(*(getattr(self, name)[rows] for name in self.__slots__))
+
     @property
     def pinned(self) -> Bools:
         """Maybe pinned, as the kernel itself would say."""
-        return np.greater(self.pins, 0)
+        found: Bools = np.greater(self.pins, 0)
+        return found
 
     @property
     def typed(self) -> Bools:
         """The page carries a page type: free, page table, offline, (since 6.10) slab ..."""
-        return np.less(self.mapcount, -1)
+        found: Bools = np.less(self.mapcount, -1)
+        return found
 
     @property
     def anon(self) -> Bools:
         """Anonymous memory, KSM pages included."""
-        return np.not_equal(self.mapping & np.uint64(MAPPING_ANON), 0)
+        found: Bools = np.not_equal(self.mapping & np.uint64(MAPPING_ANON), 0)
+        return found
 
     @property
     def ksm(self) -> Bools:
         """Merged by KSM: one page for many readers."""
-        return np.equal(self.mapping & np.uint64(MAPPING_BITS), MAPPING_KSM)
+        found: Bools = np.equal(self.mapping & np.uint64(MAPPING_BITS), MAPPING_KSM)
+        return found
 
     def has(self, bits: int) -> Bools:
         """Pages with any of these flags."""
-        return np.not_equal(self.flags & np.uint64(bits), 0)
+        found: Bools = np.not_equal(self.flags & np.uint64(bits), 0)
+        return found
 
 
 class PageSet:

@@ -2,7 +2,8 @@
 """The guest's statistics counters, exactly: the folded total and every CPU's share that is not folded yet.
 
 ``nr_foll_pin_acquired`` and ``_released`` (mm/gup.c) are node statistics (mm/vmstat.c); /proc/vmstat leaves
-the per-CPU shares out, so it is off by up to a threshold a CPU. Read here they are exact while the vCPUs stand.
+the per-CPU shares out, so it is off by up to a threshold a CPU. Read here they are exact while the vCPUs
+stand.
 """
 
 from __future__ import annotations

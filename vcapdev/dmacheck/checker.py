@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The checker: an observer of a bus master that judges every page of every DMA write.
+
+::
+
+    program ──▶ record: the pages at first sight            (ledger)
+    before_write ──▶ look ─┐
+    (bytes move)           ├─▶ bad? drain, was DMA stopped? ─▶ pause, look again, explain ─▶ verdict
+    after_write ───▶ look ─┘
+    checkpoint ──▶ pins dropped? was the page dirtied?      (releases)
+
+It attaches to the guest's kernel by itself when DMA is first switched on after a (re)boot.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from vcapdev.dma import Abort, Batch, Checkpoint, Describe, MemoryMap, Program
+from vcapdev.dmacheck.court import Case, Court
+from vcapdev.dmacheck.history import History
+from vcapdev.dmacheck.ledger import PinTable, Record, pages_of
+from vcapdev.dmacheck.look import BatchPages, Look
+from vcapdev.dmacheck.oddities import Oddities
+from vcapdev.dmacheck.releases import Releases
+from vcapdev.dmacheck.rules import OUTSIDE_RAM, PAGE_RULES, USER, Setting, certain_alone
+from vcapdev.dmacheck.verdict import Verdict
+from vcapdev.guestmm.kernel import AttachError, Kernel, attach, refresh
+from vcapdev.guestmm.memory import GuestMemory, GuestReadError
+from vcapdev.guestmm.pageview import state_labels
+from vcapdev.guestmm.swiotlb import bounce_pfns
+
+_MAX_PROGRAMS = 4096
+_MAX_RECENT = 1024  # batches of one field
+_FIELDS_KEPT = 3  # the one under way and two complete ones: a frame
+
+
+class Checker:
+    """Judges DMA writes against the guest's own view of its pages. Implements ``vcapdev.dma.DmaObserver``.
+
+    :param memory: guest RAM.
+    :param describe: explains an origin, while its batch is being moved.
+    :param pause: a context manager that stops the vCPUs; yields False where it cannot.
+    :param dma_running: handles pending register writes, then says whether DMA is still on.
+    :param on_verdict: told of each new kind of finding, once.
+    """
+
+    def __init__(
+        self,
+        memory: MemoryMap,
+        describe: Describe,
+        pause: Callable[[], AbstractContextManager[bool]],
+        dma_running: Callable[[], bool],
+        on_verdict: Callable[[Verdict], None],
+    ) -> None:
+        self._map = memory
+        self._memory = GuestMemory(memory)
+        self._dma_running = dma_running
+        self._history = History()
+        self._court = Court(describe, pause, self._still_running, on_verdict, self._history)
+        self._oddities = Oddities()
+        self._kernel: Kernel | None = None
+        self._setting: Setting | None = None
+        self._pins: Releases | None = None
+        self._why_not = "DMA has not been switched on yet"
+        self._records: dict[int, Record] = {}
+        self._epoch = object()  # a new one whenever everything derived from guest memory becomes void
+        self._generation = -1
+        self._stops = 0
+        self._fields = 0
+        self._attaching = self._judging = False
+        self._resets = 0
+        self._release = ""
+        self._counts: Counter[str] = Counter()
+        self._seen = np.zeros(0, dtype=bool)
+        self._recent: deque[dict[int, BatchPages]] = deque([{}], maxlen=_FIELDS_KEPT)
+        self._defects: list[str] = []
+
+    # What users of the checker call.
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """All findings so far, the first of each kind with its count."""
+        return self._court.verdicts
+
+    @property
+    def attached(self) -> bool:
+        """Whether the guest's kernel is known at this moment."""
+        return self._kernel is not None
+
+    def attach(self) -> bool:
+        """Find the guest's kernel now; takes about a second. ``status()["why_not"]`` tells why not."""
+        if self._attaching:  # handling messages meanwhile led here again
+            return False
+        self._attaching, resets = True, self._resets
+        try:
+            kernel = attach(self._memory, self._breathe)
+            setting = Setting.of(kernel, bounce_pfns(kernel))
+        except AttachError as error:
+            self._why_not = str(error)
+            return False
+        finally:
+            self._attaching = False
+        if self._resets != resets:
+            return False
+        self._adopt(kernel, setting)
+        return True
+
+    def _adopt(self, kernel: Kernel, setting: Setting) -> None:
+        self._kernel, self._setting = kernel, setting
+        self._generation, self._epoch = self._map.generation, object()
+        self._release, self._why_not = kernel.release, ""
+        self._pins = Releases(kernel, PinTable(kernel), self._court, self._oddities, self._pins)
+        if len(self._seen) < kernel.vmemmap.pages:
+            self._seen = np.zeros(kernel.vmemmap.pages, dtype=bool)
+        for record in self._records.values():
+            record.forget(kind=True)
+
+    def poll(self) -> None:
+        """Look for released pins. To be called now and then (every 20 ms) while nothing else happens."""
+        self._guard(self._look_at_pins)
+
+    def settle(self, *, final: bool = True) -> dict[str, Any]:
+        """After the capture program has closed: are all pins back? (rule V11)
+
+        With ``final`` false nothing is judged: ask again until ``settled``, or until patience ends, and then
+        with ``final``. Pins that came back only between two such calls count as a late release.
+
+        :return: ``settled``, ``pinned_pages`` and the kernel's own ``outstanding`` pins (None when unknown).
+        """
+        if self._kernel is None or self._pins is None:
+            return {"settled": False, "pinned_pages": None, "outstanding": None, "why_not": self._why_not}
+        self._guard(self._look_at_pins)
+        return self._pins.settle(self._records, final=final) if self._pins is not None else {}
+
+    def page_states(self) -> dict[int, str]:
+        """State of each page of the last complete frame at its last look: page frame to a short word."""
+        states: dict[int, str] = {}
+        if self._kernel is None:
+            return states
+        complete = list(self._recent)[:-1] or list(self._recent)
+        for batches in complete:
+            for batch in batches.values():
+                if batch.facts is not None:
+                    labels = state_labels(self._kernel, batch.facts)
+                    states.update(zip(batch.facts.pfn.tolist(), labels, strict=True))
+        return states
+
+    def status(self) -> dict[str, Any]:
+        """Figures and findings as plain values; see the reference of the report."""
+        counts = self._counts
+        return {
+            "attached": self._kernel is not None,
+            "why_not": self._why_not,
+            "kernel": self._release,
+            "build_id": self._kernel.note.build_id if self._kernel is not None else "",
+            "writes": counts["writes"],
+            "bytes": counts["bytes"],
+            "pages_checked": counts["pages"],
+            "distinct_pages": int(np.count_nonzero(self._seen)),
+            "unchecked_writes": counts["unchecked"],
+            "thorough_looks": counts["thorough"],
+            "programs": len(self._records),
+            "fields": self._fields,
+            "verdicts": self._court.counts(),
+            "oddities": self._oddities.counts(),
+            "pins": self._pins.status() if self._pins is not None else {},
+            "defects": list(self._defects),
+        }
+
+    def memory_changed(self) -> None:
+        """Let go of all guest memory (it is looked up again when needed); for subscribers of the map."""
+        if self._kernel is not None and self._map.generation != self._generation:
+            self._guard(self._follow_map)
+
+    # DmaObserver.
+
+    def program(self, program: Program) -> None:
+        """Remember the program; its pages are learnt now, or at its first write when not attached yet."""
+        if len(self._records) >= _MAX_PROGRAMS:
+            self._records.pop(next(iter(self._records)))
+        record = self._records[program.id] = Record(program)
+        if self._ready():
+            self._guard(lambda: self._learn(record))
+
+    def gone(self, program_id: int) -> None:
+        """The program's pages stay watched for their release."""
+        self._records.pop(program_id, None)
+
+    def before_write(self, batch: Batch) -> None:
+        """The first look."""
+        pages = self._pages_of(batch)
+        if pages is None:
+            self._counts["unchecked"] += 1
+            return
+        pages.before = None
+        if not pages.unchanged():
+            self._guard(lambda: self._before(pages))
+
+    def after_write(self, batch: Batch) -> None:
+        """The second look; whatever is bad is judged here."""
+        pages: BatchPages | None = batch.cache.get(self)
+        if pages is None or pages.epoch is not self._epoch:
+            return
+        counts = self._counts
+        counts["writes"] += 1
+        counts["bytes"] += pages.size
+        counts["pages"] += pages.count
+        if not pages.unchanged() or pages.before is not None:
+            self._guard(lambda: self._after(batch, pages))
+        if self._pins is not None and pages.written_version != self._pins.table.version:
+            self._pins.table.mark_written(pages.pages.pfns)
+            pages.written_version = self._pins.table.version
+
+    def device_read(self, addr: int, length: int, origin: int) -> None:
+        """Fetches are not judged."""
+
+    def aborted(self, addr: int, length: int, origin: int, write: bool, why: Abort) -> None:
+        """A write that no RAM answered breaks rule V7; everything else is the driver's own affair."""
+        if why is Abort.MASTER_DISABLED:
+            self._oddities.add("bus-master-off")
+        elif not write:
+            self._oddities.add("fetch-aborted")
+        else:
+            self._guard(lambda: self._court.outside(OUTSIDE_RAM, addr, length, origin, why.value))
+
+    def checkpoint(self, what: Checkpoint) -> None:
+        """Look for released pins; attach at the start of DMA; forget everything at a reset."""
+        if what is Checkpoint.RESET:
+            self._reset()
+        elif what is Checkpoint.DMA_START:
+            if self._kernel is None:
+                self._guard(self._try_attach)
+        elif what is Checkpoint.REGISTER_WRITE:
+            if self._pins is not None and self._kernel is not None and self._pins.table.stirred():
+                self._guard(self._look_at_pins)
+        else:
+            if what is Checkpoint.DMA_STOP:
+                self._stopped()
+            else:
+                self._fields += 1
+                if self._recent[-1]:
+                    self._recent.append({})
+            self._guard(self._look_at_pins)
+
+    def _try_attach(self) -> None:
+        self.attach()
+
+    # Looking.
+
+    def _pages_of(self, batch: Batch) -> BatchPages | None:
+        pages: BatchPages | None = batch.cache.get(self)
+        if (
+            pages is not None
+            and pages.epoch is self._epoch
+            and self._map.generation == self._generation
+            and pages.record.learned
+        ):
+            recent = self._recent[-1]
+            if len(recent) < _MAX_RECENT:
+                recent[id(pages)] = pages
+            return pages
+        if not self._ready():
+            return None
+        self._guard(lambda: self._prepare(batch))
+        pages = batch.cache.get(self)
+        return pages if pages is not None and pages.epoch is self._epoch else None
+
+    def _prepare(self, batch: Batch) -> None:
+        if self._kernel is None or self._setting is None:
+            return
+        record = self._records.get(batch.program)
+        if record is None:  # a device that does not announce its programs: what it writes now is its program
+            ranges = np.stack([batch.addr, batch.length.astype(np.uint64)], axis=1)
+            address = int(batch.addr[0]) if len(batch.addr) else 0
+            self.program(Program(batch.program, address, ranges, b""))
+            record = self._records[batch.program]
+        if not record.learned:
+            self._learn(record)
+        pages: BatchPages | None = batch.cache.get(self)
+        if pages is not None and pages.epoch is self._epoch and pages.record is record:
+            return
+        pfns = pages_of(batch.addr, batch.length.astype(np.uint64))
+        inside = pfns[pfns < len(self._seen)]
+        self._seen[inside] = True
+        size = int(batch.length.sum(dtype=np.int64))
+        pages = BatchPages(self._epoch, self._kernel, self._setting, record, pfns, size)
+        batch.cache[self] = pages
+        if len(self._recent[-1]) < _MAX_RECENT:
+            self._recent[-1][id(pages)] = pages
+
+    def _learn(self, record: Record) -> None:
+        if self._kernel is None or self._setting is None or self._pins is None:
+            return
+        facts = record.learn(self._kernel, self._setting)
+        if record.kind == USER:
+            self._pins.admit(facts, self._records.values())
+
+    def _before(self, pages: BatchPages) -> None:
+        look = pages.look()
+        if look is None:
+            return
+        self._counts["thorough"] += 1
+        self._note(look, f"field {self._fields} before")
+        if look.moved:
+            self._follow_map()
+        elif look.bad:
+            pages.before = look
+
+    def _after(self, batch: Batch, pages: BatchPages) -> None:
+        look = pages.look()
+        if look is not None:
+            self._counts["thorough"] += 1
+            self._note(look, f"field {self._fields} after")
+            if look.moved:
+                self._follow_map()
+                return
+        before, after = pages.before, look
+        pages.before = None
+        if (before is not None or (after is not None and after.bad)) and self._kernel is not None:
+            self._accuse(batch, pages, before, after)
+
+    def _accuse(self, batch: Batch, pages: BatchPages, before: Look | None, after: Look | None) -> None:
+        """Decide which pages are certainly bad, rule out a stop that came meanwhile, and hand them over."""
+        none = np.zeros(pages.count, dtype=np.uint8)
+        first = before.codes if before is not None else none
+        second = after.codes if after is not None else none
+        codes = np.where(certain_alone(first), first, second)
+        certain = certain_alone(first) | certain_alone(second) | ((first != 0) & (second != 0))
+        guilty = np.flatnonzero(certain & (codes != 0))
+        self._oddities.add("passing", int(np.count_nonzero(((first != 0) | (second != 0)) & ~certain)))
+        if not len(guilty) or self._kernel is None:
+            return
+        epoch = self._epoch
+        if not self._still_running() or self._epoch is not epoch:
+            self._oddities.add("raced-with-stop", len(guilty))
+            return
+        case = Case(self._kernel, batch, pages, before, after, f"field {self._fields}")
+        self._judging = True  # what is handled meanwhile must not stop the vCPUs a second time
+        try:
+            for code in np.unique(codes[guilty]).tolist():
+                rows = guilty[codes[guilty] == code]
+                if not self._court.page_verdict(PAGE_RULES[code - 1], case, rows):
+                    self._oddities.add("raced-with-stop", len(rows))
+        finally:
+            self._judging = False
+
+    def _note(self, look: Look, when: str) -> None:
+        if self._kernel is None or not len(look.changed):
+            return
+        facts = look.facts.take(look.changed)
+        self._history.record(when, facts)
+        self._oddities.observe(self._kernel, facts)
+
+    def _look_at_pins(self) -> None:
+        if self._pins is not None and not self._judging and self._ready():
+            released = self._pins.look()
+            if released is not None:
+                for record in self._records.values():
+                    if np.isin(record.pfns, released, assume_unique=True).any():
+                        record.forget(kind=False)
+                self._pins.table.watch(self._records.values())
+
+    # Coming and going.
+
+    def _ready(self) -> bool:
+        """Whether a kernel is attached, with the memory map as it is now."""
+        if self._kernel is not None and self._map.generation != self._generation:
+            self._guard(self._follow_map)
+        return self._kernel is not None
+
+    def _follow_map(self) -> None:
+        """The map of guest memory, or that of struct pages, has changed: build what rests on it again."""
+        if self._kernel is None:
+            return
+        self._generation, self._epoch = self._map.generation, object()
+        try:
+            self._kernel = refresh(self._kernel)
+        except GuestReadError as error:
+            self._drop(f"the guest's memory map changed: {error}")
+            return
+        self._pins = Releases(self._kernel, PinTable(self._kernel), self._court, self._oddities, self._pins)
+        for record in self._records.values():
+            record.forget(kind=False)
+        self._recent.clear()
+        self._recent.append({})
+
+    def _reset(self) -> None:
+        self._records.clear()
+        self._resets += 1
+        self._drop("the device was reset and DMA has not been switched on since")
+
+    def _drop(self, why: str) -> None:
+        """Forget the kernel and everything that was learnt of it; figures and findings stay."""
+        self._kernel = self._setting = None
+        self._why_not, self._epoch = why, object()
+        self._stops += 1
+        self._recent.clear()
+        self._recent.append({})
+        self._history.clear()
+        self._oddities.forget()
+        if self._pins is not None:
+            self._pins.drop()
+
+    def _stopped(self) -> None:
+        """Buffers may be given back while DMA is off, and their pages may come again in another role."""
+        self._stops += 1
+        for record in self._records.values():
+            record.forget(kind=True)
+
+    def _still_running(self) -> bool:
+        """Whether DMA goes on, once pending register writes are handled, and was not stopped in between."""
+        stops = self._stops
+        return self._dma_running() and self._stops == stops
+
+    def _breathe(self) -> None:
+        self._dma_running()
+
+    def _guard(self, step: Callable[[], None]) -> None:
+        """An observer never raises: guest data that lead nowhere are counted, defects are reported."""
+        try:
+            step()
+        except GuestReadError:
+            self._oddities.add("unreadable")
+        except Exception as error:  # a defect of ours must not stop the device; the run reports it
+            text = f"{type(error).__name__}: {error}"
+            if text not in self._defects and len(self._defects) < 20:
+                self._defects.append(text)

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From a certain breach to a verdict: once for each kind, with the vCPUs stopped and everything explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vcapdev.dma import Batch, Describe, Origin
+from vcapdev.dmacheck.history import History
+from vcapdev.dmacheck.look import BatchPages, Look
+from vcapdev.dmacheck.rules import Rule
+from vcapdev.dmacheck.verdict import Evidence, Sight, Target, Verdict
+from vcapdev.guestmm.kernel import Kernel
+from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE
+from vcapdev.guestmm.pages import PageFacts, PageSet
+from vcapdev.guestmm.pageview import page_kinds, view_page
+
+_MAX_VERDICTS = 64  # kinds of findings that are explained; further ones are only counted
+
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything about a batch whose pages were found bad."""
+
+    kernel: Kernel
+    batch: Batch
+    pages: BatchPages
+    before: Look | None
+    after: Look | None
+    when: str
+
+
+class Court:
+    """Collects verdicts. ``running`` drains, then says whether DMA still goes on."""
+
+    def __init__(
+        self,
+        describe: Describe,
+        pause: Callable[[], AbstractContextManager[bool]],
+        running: Callable[[], bool],
+        on_verdict: Callable[[Verdict], None],
+        history: History,
+    ) -> None:
+        self._describe, self._pause, self._running = describe, pause, running
+        self._on_verdict = on_verdict
+        self._history = history
+        self._by_key: dict[str, Verdict] = {}
+        self._uncounted: dict[str, int] = {}
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """In the order in which they were first found."""
+        return list(self._by_key.values())
+
+    def counts(self) -> dict[str, int]:
+        """Findings by rule name, repetitions included."""
+        totals = dict(self._uncounted)
+        for verdict in self._by_key.values():
+            totals[verdict.rule.name] = totals.get(verdict.rule.name, 0) + verdict.count
+        return totals
+
+    def page_verdict(self, rule: Rule, case: Case, rows: Rows) -> bool:
+        """A breach by a write. False when DMA turns out to be stopped once the vCPUs stand."""
+        facts = _facts_of(case, rows)
+        for kind, same in _by_kind(case.kernel, facts, rows).items():
+            subject = f"DMA write to {_article(kind)}, program for {case.pages.record.kind}"
+            known = self._known(rule, subject, len(same))
+            if known is None:
+                with self._pause() as stopped:
+                    if stopped and not self._running():
+                        return False
+                    self._new(self._explain_write(rule, subject, case, same, stopped))
+        return True
+
+    def pin_verdict(self, rule: Rule, kernel: Kernel, facts: PageFacts, rows: Rows) -> None:
+        """A breach that shows at a release or after the end, without a write at hand."""
+        for kind, same in _by_kind(kernel, facts, rows).items():
+            subject = _article(kind)
+            if self._known(rule, subject, len(same)) is None:
+                with self._pause() as stopped:
+                    evidence = self._evidence(kernel, facts, int(same[0]), stopped)
+                    pfn = int(facts.pfn[same[0]])
+                    address = pfn << PAGE_SHIFT
+                    verdict = Verdict(rule, subject, pfn, address, None, None, evidence, len(same), len(same))
+                self._new(verdict)
+
+    def outside(self, rule: Rule, address: int, length: int, origin: int, why: str) -> None:
+        """A write that no memory answered."""
+        subject = f"DMA write refused, {why}"
+        if self._known(rule, subject, 1) is None and self._running():
+            evidence = Evidence(notes=[f"{length} bytes from {address:#x}: {why}"])
+            pfn = address >> PAGE_SHIFT
+            self._new(Verdict(rule, subject, pfn, address, self._origin(origin), None, evidence))
+
+    def _known(self, rule: Rule, subject: str, pages: int) -> Verdict | None:
+        key = f"vcapdev: {rule.name} ({rule.id}): {subject}"
+        verdict = self._by_key.get(key)
+        if verdict is not None:
+            verdict.count += pages
+        return verdict
+
+    def _new(self, verdict: Verdict) -> None:
+        if len(self._by_key) >= _MAX_VERDICTS:
+            name = verdict.rule.name
+            self._uncounted[name] = self._uncounted.get(name, 0) + verdict.count
+            return
+        self._by_key[verdict.key] = verdict
+        self._on_verdict(verdict)
+
+    def _explain_write(self, rule: Rule, subject: str, case: Case, rows: Rows, stopped: bool) -> Verdict:
+        row, batch, record = int(rows[0]), case.batch, case.pages.record
+        pfn = int(case.pages.pages.pfns[row])
+        piece, first, last = _piece_in(batch, pfn)
+        page, pages, offset = record.place(first)
+        evidence = self._evidence(case.kernel, _facts_of(case, rows), row, stopped, case)
+        return Verdict(
+            rule,
+            subject,
+            pfn,
+            first,
+            self._origin(int(batch.origin[piece])),
+            Target(record.id, record.address, page, pages, offset, offset + last - first),
+            evidence,
+            len(rows),
+            len(rows),
+        )
+
+    def _evidence(
+        self, kernel: Kernel, facts: PageFacts, row: int, stopped: bool, case: Case | None = None
+    ) -> Evidence:
+        pfn = int(facts.pfn[row])
+        evidence = Evidence(stopped=stopped)
+        if case is None:
+            evidence.after = view_page(kernel, facts, row)
+        else:
+            evidence.before = None if case.before is None else view_page(kernel, case.before.facts, row)
+            evidence.after = None if case.after is None else view_page(kernel, case.after.facts, row)
+        evidence.history = [Sight(when, state) for when, state in self._history.of(kernel, pfn)]
+        now = PageSet(kernel, facts.pfn[row : row + 1])
+        now.read()
+        evidence.now = view_page(kernel, now.facts(), 0)
+        then = None
+        if case is not None:
+            promise = case.pages.record.promise(facts.pfn[row : row + 1])
+            then = (int(promise.mapping[0]), int(promise.index[0]))
+        _find_owners(kernel, evidence, then)
+        return evidence
+
+    def _origin(self, origin: int) -> Origin | None:
+        try:
+            return self._describe(origin)
+        except (KeyError, IndexError, ValueError, LookupError):
+            return None
+
+
+def _find_owners(kernel: Kernel, evidence: Evidence, then: tuple[int, int] | None) -> None:
+    """Ask drgn who owns the page, now and by its identity at first sight."""
+    from vcapdev.guestmm.owners import describe_owners  # drgn is loaded for this only
+
+    view = evidence.now
+    if view is None:
+        return
+    evidence.owner_now = describe_owners(kernel, view.mapping, view.index, view.pfn, evidence.notes)
+    if then is None or then == (view.mapping, view.index):
+        evidence.owner_then = evidence.owner_now
+    else:
+        evidence.owner_then = describe_owners(kernel, *then, view.pfn, evidence.notes)
+
+
+def _facts_of(case: Case, rows: Rows) -> PageFacts:
+    """The facts of the look at which all these pages were bad."""
+    before, after = case.before, case.after
+    if after is None or (before is not None and not after.codes[rows].all()):
+        assert before is not None
+        return before.facts
+    return after.facts
+
+
+def _by_kind(kernel: Kernel, facts: PageFacts, rows: Rows) -> dict[str, Rows]:
+    """Rows grouped by what their pages are."""
+    kinds = page_kinds(kernel, facts)
+    found: dict[str, list[int]] = {}
+    for row in rows.tolist():
+        found.setdefault(kinds[row], []).append(row)
+    return {kind: np.array(same, dtype=np.intp) for kind, same in found.items()}
+
+
+def _article(kind: str) -> str:
+    if kind.startswith("memory"):
+        return kind
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+
+
+def _piece_in(batch: Batch, pfn: int) -> tuple[int, int, int]:
+    """The first piece that touches a page: ``(index, first byte in the page, last byte in the page)``."""
+    low, high = np.uint64(pfn * PAGE_SIZE), np.uint64((pfn + 1) * PAGE_SIZE)
+    end = batch.addr + batch.length.astype(np.uint64)
+    hits = np.flatnonzero((batch.addr < high) & (end > low))
+    if not len(hits):
+        return 0, pfn * PAGE_SIZE, (pfn + 1) * PAGE_SIZE - 1
+    piece = int(hits[0])
+    return piece, int(max(batch.addr[piece], low)), int(min(end[piece], high)) - 1

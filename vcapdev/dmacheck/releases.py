@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What happens to pins: dropped with the page marked dirty (good), without (V10), or never (V11)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from vcapdev.dmacheck.court import Court
+from vcapdev.dmacheck.ledger import PinTable, Record, Release
+from vcapdev.dmacheck.oddities import Oddities
+from vcapdev.dmacheck.rules import NOT_DIRTIED, PIN_LEAK
+from vcapdev.guestmm.kernel import Kernel
+from vcapdev.guestmm.pages import Bools, PageFacts, Pfns
+from vcapdev.guestmm.vmstat import PinCounters, read_pin_counters
+
+
+class Releases:
+    """Watches the pins of all DMA targets. ``former`` hands its figures on after a re-attach."""
+
+    def __init__(
+        self, kernel: Kernel, table: PinTable, court: Court, oddities: Oddities, former: Releases | None
+    ) -> None:
+        self._kernel, self._court, self._oddities = kernel, court, oddities
+        self.table = table
+        self._figures: Counter[str] = former._figures if former is not None else Counter()
+        self._late: set[int] = set()
+        known: PinCounters | None = former._at_attach if former is not None else None
+        self._at_attach: PinCounters | None = known if known is not None else read_pin_counters(kernel)
+        self._latest: PinCounters | None = None
+
+    def drop(self) -> None:
+        """The guest has gone: its pins are no more."""
+        self.table = PinTable(self._kernel)
+        self._at_attach = self._latest = None
+
+    def admit(self, facts: PageFacts, records: Iterable[Record]) -> None:
+        """Watch the pinned pages of a program."""
+        before = len(self.table)
+        self._figures["clean_at_pin"] += self.table.add(facts)
+        self._figures["watched"] += max(0, len(self.table) - before)
+        self.table.watch(records)
+
+    def look(self) -> Pfns | None:
+        """Look for dropped pins and judge them; returns the pages that were released."""
+        release = self.table.look()
+        if release is None:
+            return None
+        self._judge(release)
+        return release.facts.pfn[release.rows]
+
+    def _judge(self, release: Release) -> None:
+        facts, rows, bit = release.facts, release.rows, self._kernel.flags.bit
+        dirty = facts.has(bit("dirty"))[rows]
+        late = self._too_late(release)
+        judged = release.written & ~late
+        figures = self._figures
+        figures["released"] += len(rows)
+        figures["released_unwritten"] += int(np.count_nonzero(~release.written))
+        figures["released_dirty"] += int(np.count_nonzero(judged & dirty))
+        figures["judged_clean_before"] += int(np.count_nonzero(judged & release.was_clean))
+        bad = judged & ~dirty & release.was_clean
+        lost = judged & ~dirty & ~release.was_clean  # somebody cleaned it between our last look and this one
+        self._oddities.add("release-seen-late", int(np.count_nonzero((release.written & late) | lost)))
+        if bad.any():
+            self._court.pin_verdict(NOT_DIRTIED, self._kernel, facts, rows[bad])
+
+    def _too_late(self, release: Release) -> Bools:
+        """Pages that something else has happened to since their release.
+
+        Reclaim clears PG_dirty when it begins to write a page out, which only a page in the swap cache (or of
+        a file) can suffer; a freed page has lost everything.
+        """
+        facts, rows, bit = release.facts, release.rows, self._kernel.flags.bit
+        gone = (facts.refcount[rows] == 0) | facts.typed[rows] | ~facts.present[rows] | ~release.same
+        swapcache = facts.has(bit("swapcache")) & facts.has(bit("swapbacked"))
+        busy = swapcache | facts.has(bit("writeback"))
+        lazily_freed = facts.anon & ~facts.has(bit("swapbacked"))  # MADV_FREE takes the dirtiness away
+        late: Bools = gone | (busy | lazily_freed)[rows] | self._cleaned_file_pages(release)
+        return late
+
+    def _cleaned_file_pages(self, release: Release) -> Bools:
+        """File pages that are clean may have been written back already.
+
+        That takes a set_page_dirty first, which also dirties its neighbours of the same release: where any
+        page of it is dirty or on its way out, the clean ones may have been quicker.
+        """
+        facts, rows, bit = release.facts, release.rows, self._kernel.flags.bit
+        of_file = ~facts.anon & (facts.mapping != 0) & ~facts.has(bit("swapbacked"))
+        moving = facts.has(bit("dirty") | bit("writeback"))
+        result: Bools = of_file[rows] & bool((of_file & moving)[rows].any())
+        return result
+
+    def settle(self, records: Mapping[int, Record], *, final: bool) -> dict[str, Any]:
+        """See :meth:`vcapdev.dmacheck.checker.Checker.settle`."""
+        counters = self._latest = read_pin_counters(self._kernel)
+        facts = self.table.still_pinned()
+        held = np.zeros(0, dtype=np.intp) if facts is None else np.flatnonzero(facts.pinned & ~facts.torn)
+        if facts is not None:
+            back = self._late - set(facts.pfn[held].tolist())
+            self._oddities.add("release-seen-late", len(back))
+            self._late = set(facts.pfn[held].tolist()) if not final else set()
+        if final and len(held) and facts is not None:
+            self._court.pin_verdict(PIN_LEAK, self._kernel, facts, held)
+        grown = self._grown(counters)
+        return {
+            "settled": not len(held) and not grown,
+            "pinned_pages": len(held),
+            "outstanding": None if counters is None else counters.outstanding,
+            "outstanding_at_attach": None if self._at_attach is None else self._at_attach.outstanding,
+            "acquired": None if counters is None else counters.acquired,
+            "released": None if counters is None else counters.released,
+        }
+
+    def _grown(self, counters: PinCounters | None) -> bool:
+        """Whether more pins are out than when the first ones were seen.
+
+        Read with all per-CPU shares the counters are exact but for what runs during the reading.
+        """
+        if counters is None or self._at_attach is None:
+            return False
+        return counters.outstanding > self._at_attach.outstanding
+
+    def status(self) -> dict[str, Any]:
+        """Figures on pins. ``conclusive`` tells whether a missing dirtying could have been seen at all."""
+        figures = self._figures
+        names = ("watched", "clean_at_pin", "released", "released_dirty", "released_unwritten")
+        return {
+            "pinned_now": len(self.table),
+            **{name: figures[name] for name in names},
+            "judged_clean_before": figures["judged_clean_before"],
+            "conclusive": figures["judged_clean_before"] > 0,
+        }
