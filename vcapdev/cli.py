@@ -9,7 +9,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 
 from vcapdev import __version__
@@ -68,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     command("doctor", _doctor, "what was found on this machine, what was chosen, what is missing")
     cache = command("cache", _cache, "what the per-user cache holds")
     cache.add_argument("action", choices=("list", "prune"))
+    cache.add_argument("--all", action="store_true", help="prune: not only what no run needs any more")
     listing = command("list", _list, "names that run and serve accept")
     listing.add_argument("what", choices=("boards", "recipes", "mutants"))
     command("version", _version, "the version of vcapdev")
@@ -79,7 +79,7 @@ def _statuses() -> str:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
-    """Every request to end takes the path of Ctrl-C, once: the clean-up that it begins is not to be cut short."""
+    """Every request to end takes the path of Ctrl-C, once: the clean-up that follows is not cut short."""
     for each in _ENDING:
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt(signal.Signals(number).name)
@@ -121,7 +121,7 @@ def _doctor(_args: argparse.Namespace) -> int:
 def _cache(args: argparse.Namespace) -> int:
     from vcapdev.run.listing import cache_listing, cache_prune
 
-    for line in cache_listing() if args.action == "list" else cache_prune():
+    for line in cache_listing() if args.action == "list" else cache_prune(args.all):
         print(line)
     return ExitStatus.CLEAN
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vcapdev.report.picture import FORMATS, decode, layout_of, luma_offsets, ycbcr_to_rgb
+from vcapdev.report.picture import FORMATS, decode, layout_of, ycbcr_to_rgb
 
 WIDTH, HEIGHT = 16, 8
 RED_YCC = (81, 90, 240)  # BT.601 limited range: Y, Cb, Cr of pure red
@@ -78,11 +78,6 @@ def test_the_colour_matrix_is_bt601() -> None:
 def test_odd_planar_sizes_repeat_the_chroma_edge() -> None:
     data = bytes([81]) * (50 * 33) + bytes([90]) * (25 * 16) + bytes([240]) * (25 * 16)
     assert (decode("YU12", data, 50, 33)[-1, -1].astype(int) > (250, -1, -1)).all()
-
-
-def test_first_byte_of_each_pixel() -> None:
-    assert luma_offsets("YUYV", 4, 2).tolist() == [[0, 2, 4, 6], [8, 10, 12, 14]]
-    assert luma_offsets("YU12", 4, 2).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 def test_refusals_say_what_is_wrong() -> None:

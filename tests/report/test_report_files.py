@@ -51,7 +51,20 @@ def make_report(**changes: Any) -> RunReport:
 
 
 def verdict() -> Verdict:
-    return Verdict("not-pinned", "a page without a pin", 0x1234, "WRITE", "none", {"refcount": 1}, 3, "splat")
+    return Verdict.from_checker(
+        {
+            "rule": "not-pinned",
+            "key": "not-pinned: page 3",
+            "sentence": "a page without a pin",
+            "pfn": 0x1234,
+            "address": 0x1234000,
+            "instruction": {"instruction": "WRITE", "address": 0x2000},
+            "owner": {"then": ["vcap-capture"], "now": []},
+            "evidence": {"before": None},
+            "count": 3,
+            "splat": "splat",
+        }
+    )
 
 
 def validate(document: Any) -> None:

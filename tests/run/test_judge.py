@@ -13,7 +13,7 @@ from vcapdev.report.model import Dma, Frames, Kernel, Pins, QemuInfo, RunReport,
 from vcapdev.run.judge import judge
 
 CLEAN, FINDINGS, GUEST = ExitStatus.CLEAN, ExitStatus.FINDINGS, ExitStatus.GUEST
-VERDICT = Verdict("not-pinned", "the page had lost its pin", 7, "WRITE", "none", {})
+VERDICT = Verdict("not-pinned", "the page had lost its pin", 7, None, {}, {})
 
 
 @dataclass
@@ -66,6 +66,9 @@ CASES = [
     ),
     Case("guest failed", GUEST, "Failed: QEMU was killed", {"failure": "QEMU was killed"}),
     Case("not attached", GUEST, "no BTF", {"dma.checker": "no BTF"}),
+    Case("unchecked writes", GUEST, "3 of the card's writes", {"dma.unchecked": 3}),
+    Case("checker defect", ExitStatus.DEFECT, "IndexError", {"dma.defects": ["IndexError: 7"]}),
+    Case("checker defect, yet a verdict", FINDINGS, "", {"dma.defects": ["x"], "verdicts": [VERDICT]}),
     Case("nothing checked", GUEST, "no page was written", {"dma.pages_checked": 0}),
     Case("too few frames", GUEST, "only 4 of 10", {"frames.captured": 4, "frames.intact": 4}),
     Case("unverified frames", GUEST, "only 7 of 10 frames were verified", {"frames.intact": 7}),

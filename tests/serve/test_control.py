@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Host:
             self._ready.set()
             self.reactor.run()
             self.server.close()
+        self.reactor.close()
 
     def dispatch(self, command: str, arguments: Json, session: ControlSession) -> Json:
         if command == "echo":
@@ -53,15 +54,8 @@ class Host:
             return {}
         raise CommandError(f"no command {command!r}")
 
-    def on_loop(self, fn: Callable[[], None]) -> None:
-        """Run ``fn`` in the loop's thread."""
-        client = ControlClient.connect(self.path, 10, lambda: True)
-        self.reactor.call_later(0, fn)
-        client.call("echo")  # wakes the loop
-        client.close()
-
     def stop(self) -> None:
-        self.on_loop(self.reactor.stop)
+        self.reactor.stop()
         self.thread.join(10)
         assert not self.thread.is_alive(), "the loop did not stop"
 

@@ -12,6 +12,7 @@ import pytest
 
 from vcapdev.errors import SetupError, UsageError
 from vcapdev.serve.sockets import adopt, listening
+from vcapdev.vfiouser.sockets import is_listening
 
 
 def test_owner_only_and_removed(tmp_path: Path) -> None:
@@ -33,7 +34,7 @@ def test_a_socket_in_use_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with (
         listening(path, "--control"),
-        pytest.raises(UsageError, match="another process listens"),
+        pytest.raises(UsageError, match="in use by another process"),
         listening(path, "--control"),
     ):
         pass
@@ -44,7 +45,7 @@ def test_a_socket_in_use_is_refused_and_kept(tmp_path: Path) -> None:
 def test_a_file_is_never_replaced(tmp_path: Path) -> None:
     path = tmp_path / "s"
     path.write_text("precious")
-    with pytest.raises(UsageError, match="not a socket"), listening(path, "--socket-path"):
+    with pytest.raises(UsageError, match="no socket"), listening(path, "--socket-path"):
         pass
     assert path.read_text() == "precious"
 
@@ -58,31 +59,35 @@ def test_a_socket_that_somebody_put_in_our_place_is_kept(tmp_path: Path) -> None
 
 
 def test_refusals_name_option_and_path(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--socket-path .*longer than 107"):
-        with listening(tmp_path / ("x" * 120), "--socket-path"):
-            pass
-    with pytest.raises(SetupError, match=r"--control .*No such file"), listening(tmp_path / "no" / "s", "--control"):
+    long = tmp_path / ("x" * 120)
+    with (
+        pytest.raises(UsageError, match=r"--socket-path: .*longer than 107"),
+        listening(long, "--socket-path"),
+    ):
+        pass
+    with (
+        pytest.raises(SetupError, match=r"--control .*No such file"),
+        listening(tmp_path / "no" / "s", "--control"),
+    ):
         pass
 
 
 def test_adopted_descriptors_tell_what_they_are() -> None:
     one, other = socket.socketpair()
-    with other:
-        adopted, is_listening = adopt(one.detach())
-        with adopted:
-            assert not is_listening
-            assert not os.get_inheritable(adopted.fileno())
+    os.set_inheritable(one.fileno(), True)
+    with other, adopt(one.detach()) as adopted:
+        assert not is_listening(adopted)
+        assert not os.get_inheritable(adopted.fileno())
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("")
         listener.listen()
-        adopted, is_listening = adopt(listener.detach())
-        with adopted:
-            assert is_listening
+        with adopt(listener.detach()) as adopted:
+            assert is_listening(adopted)
 
 
 def test_other_descriptors_are_refused() -> None:
     with pytest.raises(UsageError, match="--fd 9999"):
         adopt(9999)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wrong:
-        with pytest.raises(UsageError, match="stream"):
-            adopt(wrong.fileno())
+    datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with datagrams, pytest.raises(UsageError, match="stream"):
+        adopt(datagrams.fileno())

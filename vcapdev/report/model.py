@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from vcapdev import __version__
@@ -47,7 +47,8 @@ class Frames:
     intact: int = 0
     dropped: int = 0
     torn: int = 0
-    damaged: int = 0
+    damaged: int = 0  # stale, misplaced or changed bytes
+    errors: int = 0  # given back by the driver with the error flag, so not verified
     per_second: float = 0.0
     bad: list[Json] = field(default_factory=list)  # the first damaged places, as the guest located them
 
@@ -60,7 +61,9 @@ class Dma:
     bytes: int = 0
     pages_checked: int = 0
     distinct_pages: int = 0
+    unchecked: int = 0  # writes before the checker was attached
     checker: str = "not attached"  # "attached", else why it could not
+    defects: list[str] = field(default_factory=list)  # of the checker itself
 
 
 @dataclass(slots=True)
@@ -86,16 +89,25 @@ class Pins:
 
 @dataclass(slots=True)
 class Verdict:
-    """One violated rule at one page; repeats are counted, not listed."""
+    """One violated rule, as ``vcapdev.dmacheck.verdict.Verdict.to_json`` puts it; repeats are counted."""
 
     rule: str
     sentence: str
     pfn: int
-    instruction: str
-    owner: str
-    evidence: Json
+    instruction: Json | None  # decoded text, bus address, frame, field, line; None when nothing was written
+    owner: Json  # "then" and "now": lines of text
+    evidence: Json  # page before, after and now, history, notes
     count: int = 1
     splat: str = ""
+    more: Json = field(default_factory=dict)  # id, severity, certainty, address, buffer, pages
+
+    @classmethod
+    def from_checker(cls, verdict: Json) -> Verdict:
+        """Take over what the checker said."""
+        own = [item.name for item in fields(cls) if item.name != "more"]
+        known = {name: verdict[name] for name in own if name in verdict}
+        rest = {name: value for name, value in verdict.items() if name not in known and name != "key"}
+        return cls(**known, more=rest)
 
 
 @dataclass(slots=True)

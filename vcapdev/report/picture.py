@@ -65,12 +65,6 @@ def layout_of(fourcc: str) -> Layout:
         raise ValueError(f"no picture for format {fourcc!r}; there is one for {', '.join(FORMATS)}") from None
 
 
-def luma_offsets(fourcc: str, width: int, height: int) -> NDArray[np.int64]:
-    """Where in the buffer the first byte of each pixel lies (plane 0), shape ``(height, width)``."""
-    depth = layout_of(fourcc).depth
-    return np.arange(width * height, dtype=np.int64).reshape(height, width) * depth // 8
-
-
 def ycbcr_to_rgb(y: Bytes, cb: Bytes, cr: Bytes) -> Bytes:
     """BT.601 limited range; the three arrays have one shape, the result that shape and a last axis of 3."""
     luma = 1.164 * (y.astype(np.float32) - 16)

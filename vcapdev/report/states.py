@@ -14,21 +14,28 @@ from vcapdev.report import font
 Colour = tuple[int, int, int]
 
 UNKNOWN = "not judged"
+# The states are those of vcapdev.guestmm.pageview.state_labels: greens and blues may be, reds may not.
 _FIXED: dict[str, Colour] = {
-    "pinned": (60, 160, 75),
-    "pinned, in swap cache": (70, 130, 200),
-    "orphan": (235, 200, 60),
-    "coherent": (150, 110, 190),
+    "pinned-anon": (60, 160, 75),
+    "pinned-file": (40, 150, 140),
+    "pinned-huge": (130, 190, 60),
+    "pinned-driver": (150, 110, 190),
+    "pinned-swapcache": (70, 130, 200),
+    "pinned-unmapped-swapcache": (120, 170, 230),
+    "pinned-writeback": (90, 100, 200),
+    "pinned-orphan": (235, 200, 60),
+    "kernel-buffer": (170, 140, 200),
     "free": (220, 30, 30),
-    "not pinned": (240, 90, 20),
+    "unpinned": (240, 90, 20),
+    "unpinned-swapcache": (250, 130, 60),
+    "slab": (200, 0, 90),
+    "zero": (250, 60, 140),
     UNKNOWN: (90, 90, 90),
 }
 _SPARE: tuple[Colour, ...] = (
     (0, 150, 150),
     (200, 90, 160),
     (140, 100, 60),
-    (120, 170, 230),
-    (170, 200, 90),
     (240, 160, 120),
 )
 _TEXT: Colour = (230, 230, 230)
@@ -37,23 +44,22 @@ _ROW, _BOX, _PAD = 14, 10, 6
 
 
 class Piece(NamedTuple):
-    """One run of bytes of the frame's buffer and the state of the page that it was written to."""
+    """One run of bytes of a picture's row in plane 0, and the state of the page that it was written to."""
 
-    offset: int  # first byte in the buffer
+    row: int
+    offset: int  # first byte in the row
     length: int  # bytes, at least 1
     state: str
 
 
-def states_picture(
-    picture: NDArray[np.uint8], pixel_offsets: NDArray[np.int64], pieces: Sequence[Piece]
-) -> NDArray[np.uint8]:
+def states_picture(picture: NDArray[np.uint8], pieces: Sequence[Piece], depth: int) -> NDArray[np.uint8]:
     """The picture tinted by state, a legend below; shape ``(height + legend, width, 3)``.
 
     :param picture: the decoded frame, shape ``(height, width, 3)``: its light and dark stay visible.
-    :param pixel_offsets: buffer offset of each pixel's first byte, shape ``(height, width)``.
+    :param depth: bits of a pixel in plane 0.
     """
-    names = _names(pieces)
-    index = _index_of_bytes(int(pixel_offsets.max()) + 1, pieces, names)[pixel_offsets]
+    names = list(dict.fromkeys([UNKNOWN, *(piece.state for piece in pieces)]))
+    index = _index_of_pixels(picture.shape[:2], pieces, names, depth)
     palette = np.array([_colour(name, at) for at, name in enumerate(names)], np.float32)
     light = picture.astype(np.float32).mean(axis=2, keepdims=True) / 255
     tinted = (palette[index] * (0.55 + 0.45 * light)).astype(np.uint8)
@@ -61,16 +67,15 @@ def states_picture(
     return np.concatenate([tinted, _legend(picture.shape[1], names, shares)])
 
 
-def _names(pieces: Sequence[Piece]) -> list[str]:
-    """All states that occur, the unjudged first, then in order of appearance."""
-    return list(dict.fromkeys([UNKNOWN, *(piece.state for piece in pieces)]))
-
-
-def _index_of_bytes(size: int, pieces: Sequence[Piece], names: list[str]) -> NDArray[np.intp]:
+def _index_of_pixels(
+    shape: tuple[int, ...], pieces: Sequence[Piece], names: list[str], depth: int
+) -> NDArray[np.intp]:
     place = {name: at for at, name in enumerate(names)}
-    index = np.zeros(size, np.intp)
+    index = np.zeros(shape, np.intp)
     for piece in pieces:
-        index[max(0, piece.offset) : max(0, piece.offset + piece.length)] = place[piece.state]
+        if 0 <= piece.row < shape[0]:
+            first, last = piece.offset * 8 // depth, (piece.offset + piece.length) * 8 // depth
+            index[piece.row, max(0, first) : max(0, last)] = place[piece.state]
     return index
 
 

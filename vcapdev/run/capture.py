@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +19,7 @@ EXPECT = "/tmp/expect"
 SAVED = "/tmp/frame"
 SAVE_INDEX = 2  # the frame that becomes a picture: early enough for any run, late enough to be in full swing
 _MAX_BAD = 50  # damaged places that a report keeps
-_HOG_EXTRA = 48  # MiB that the hog asks for beyond what is available: so much has to be swapped
+_HOG_PERCENT = 115  # of the available memory: the rest of it has to be swapped
 _STALL = 90.0  # seconds without a single new frame after which a capture is given up
 
 Json = dict[str, Any]
@@ -44,16 +43,16 @@ def capture_command(options: RunOptions) -> list[str]:
 
 @dataclass
 class Capture:
-    """What the capture program told so far."""
+    """What the capture program told so far (its events: guest/src/vcap-capture.c)."""
 
     frames: Frames = field(default_factory=Frames)
-    swapped_pages: int = 0
+    swapped_pages: int = 0  # buffer pages seen swapped out, idle and queued ones together
+    clean_pages: int = 0  # pages that were clean when they were handed to the driver
     summary: Json | None = None
-    on_progress: Callable[[], None] = lambda: None
 
     def line(self, text: str) -> None:
-        """Take in one line of its output; what is not an event of ours is let pass (the guest is not trusted)."""
-        with suppress(ValueError, TypeError):
+        """Take in one line of its output; what is no event is let pass: the guest is not trusted."""
+        with suppress(ValueError, TypeError, RecursionError):
             event = json.loads(text)
             if isinstance(event, dict):
                 self._event(event)
@@ -62,18 +61,22 @@ class Capture:
         kind = event.get("event")
         if kind == "bad" and len(self.frames.bad) < _MAX_BAD:
             self.frames.bad.append({key: value for key, value in event.items() if key != "event"})
-        if kind not in ("progress", "summary"):
-            return
-        for theirs, ours in (("frames", "captured"), ("intact", "intact"), ("dropped", "dropped"),
-                             ("torn", "torn"), ("damaged", "damaged")):  # fmt: skip
-            if theirs in event:
-                setattr(self.frames, ours, int(event[theirs]))
-        if "fps" in event:
-            self.frames.per_second = round(float(event["fps"]), 2)
-        self.swapped_pages = int(event.get("swapped_pages", self.swapped_pages))
+        if kind in ("progress", "summary"):
+            self._counts(event)
         if kind == "summary":
             self.summary = event
-        self.on_progress()
+
+    def _counts(self, event: Json) -> None:
+        def total(*names: str) -> int:
+            return sum(max(0, int(event.get(name, 0))) for name in names)
+
+        frames, seconds = self.frames, total("elapsed_ms") / 1000
+        frames.captured, frames.intact = total("frames"), total("intact")
+        frames.dropped, frames.torn = total("dropped"), total("torn")
+        frames.damaged, frames.errors = total("stale", "misplaced", "damaged"), total("errors")
+        frames.per_second = round(frames.captured / seconds, 2) if seconds else 0.0
+        self.swapped_pages = total("swapped_pages", "idle_swapped", "queued_swapped")
+        self.clean_pages = total("clean_pages")
 
 
 class Stall:
@@ -90,15 +93,16 @@ class Stall:
         if count != self._count:
             self._count, self._since = count, now
         elif now - self._since > _STALL:
-            raise GuestError(f"no new frame for {_STALL:.0f} s after frame {count}; see console.log and kernel.log")
+            raise GuestError(
+                f"no new frame for {_STALL:.0f} s after frame {count}; see console.log and kernel.log"
+            )
 
 
 def start_hog(agent: Agent, options: RunOptions) -> Process | None:
-    """Start the memory hog when one is wanted: it asks for somewhat more than there is."""
+    """Start the memory hog when one is wanted: it takes somewhat more than there is."""
     if options.pressure not in ("hog", "both"):
         return None
-    available = _meminfo(agent)["MemAvailable"] // 1024
-    return agent.spawn(["vcap-pressure", "--hog", str(available + _HOG_EXTRA)])
+    return agent.spawn(["vcap-pressure", "--fill", str(_HOG_PERCENT)])
 
 
 def end_hog(hog: Process | None) -> None:
@@ -109,7 +113,9 @@ def end_hog(hog: Process | None) -> None:
     if hog is None:
         return
     if hog.status is not None:
-        raise GuestError(f"the memory hog ended early with status {hog.status}: {hog.stderr.strip()}")
+        said = (hog.stderr or hog.stdout).strip().splitlines()
+        why = said[-1] if said else "it said nothing"
+        raise GuestError(f"the memory hog ended early with status {hog.status}: {why}")
     hog.kill(signal.SIGTERM)
     try:
         hog.wait(20)
@@ -121,12 +127,6 @@ def vmstat(agent: Agent) -> dict[str, int]:
     """The guest's /proc/vmstat."""
     lines = agent.pull("/proc/vmstat").decode().splitlines()
     return {name: int(value) for name, value in (line.split() for line in lines)}
-
-
-def _meminfo(agent: Agent) -> dict[str, int]:
-    """The guest's /proc/meminfo, in KiB."""
-    rows = (line.split() for line in agent.pull("/proc/meminfo").decode().splitlines())
-    return {row[0].rstrip(":"): int(row[1]) for row in rows}
 
 
 def explain_exit(status: int, stderr: str, frames: Frames) -> str | None:

@@ -107,7 +107,7 @@ class DeviceProcess:
         return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
-        """End the process, by asking, by SIGTERM, by SIGKILL; returns when it is gone. Harmless when repeated."""
+        """End the process by SIGTERM, then SIGKILL; returns when it is gone. Harmless when repeated."""
         process, control = self._process, self._control
         if process is not None and process.poll() is None:
             for number in (signal.SIGTERM, signal.SIGKILL):
@@ -132,11 +132,16 @@ class DeviceProcess:
         if process.returncode is None:
             return error
         said = self._last_words()
-        return DeviceGoneError(f"the device process {_how(process.returncode)}" + (f"; {said}" if said else ""))
+        return DeviceGoneError(
+            f"the device process {_how(process.returncode)}" + (f"; {said}" if said else "")
+        )
 
     def _start_failure(self) -> VcapdevError | None:
         """What ``serve`` itself reported, in the class that its exit status stands for."""
-        classes: dict[int, type[VcapdevError]] = {ExitStatus.USAGE: UsageError, ExitStatus.ENVIRONMENT: SetupError}
+        classes: dict[int, type[VcapdevError]] = {
+            ExitStatus.USAGE: UsageError,
+            ExitStatus.ENVIRONMENT: SetupError,
+        }
         status = None if self._process is None else self._process.poll()
         said = self._last_words().removeprefix("vcapdev: ")
         return classes[status](said) if status in classes and said else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From what a run saw to its exit status and one plain sentence. Findings win over everything that came later."""
+"""From what a run saw to its exit status and one plain sentence. Findings win over what came later."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ def judge(report: RunReport) -> tuple[ExitStatus, str]:
     finding = _finding(report)
     if finding is not None:
         return ExitStatus.FINDINGS, _ended(finding, report.failure)
+    if report.dma.defects:
+        return ExitStatus.DEFECT, f"A defect of vcapdev's checker: {report.dma.defects[0]}; please report it."
     if report.failure is not None:
         return ExitStatus.GUEST, f"Failed: {report.failure}."
     for doubt in _DOUBTS:
@@ -49,6 +51,8 @@ def _unchecked(report: RunReport) -> str | None:
     dma = report.dma
     if dma.checker != "attached":
         return f"the checker could not judge anything: {dma.checker}"
+    if dma.unchecked:
+        return f"{dma.unchecked} of the card's writes came before the checker was ready"
     return None if dma.pages_checked else "the checker was attached, but no page was written to"
 
 
@@ -84,7 +88,8 @@ _DOUBTS: tuple[Doubt, ...] = (_unchecked, _too_few_frames, _unsure_frames, _no_s
 
 def _clean(report: RunReport) -> str:
     frames, dma, swap = report.frames, report.dma, report.swap
-    text = f"Clean: {frames.intact} of {frames.captured} frames intact, {_many(dma.pages_checked, 'page')} checked"
+    checked = _many(dma.pages_checked, "page")
+    text = f"Clean: {frames.intact} of {frames.captured} frames intact, {checked} checked"
     if swap.pages_out:
         text += f" while {swap.pages_out} were swapped out"
     return f"{text}; every DMA write went to a page that the card was entitled to."

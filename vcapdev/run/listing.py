@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Names that ``--board``, ``--kernel`` and ``--mutant`` accept, each with a few words."""
+"""What ``vcapdev list`` and ``vcapdev cache`` print."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+
+from vcapdev.image.cache import Cache
 
 
 def listing(what: str) -> Iterator[tuple[str, str]]:
@@ -29,4 +32,28 @@ def _recipes() -> Iterator[tuple[str, str]]:
 def _mutants() -> Iterator[tuple[str, str]]:
     from vcapdev.image.kbuild import mutants
 
-    yield from mutants()
+    for mutant in mutants():
+        yield mutant.name, mutant.description
+
+
+def cache_listing() -> Iterator[str]:
+    """Lines for ``vcapdev cache list``: the largest first, then the sum."""
+    cache = Cache()
+    for item in cache.list():
+        day = time.strftime("%Y-%m-%d", time.localtime(item.last_used))
+        yield f"{_megabytes(item.size)}  {day}  {item.kind:<12} {item.label}"
+    yield f"{_megabytes(cache.size())}  in {cache.root}"
+
+
+def cache_prune(everything: bool) -> Iterator[str]:
+    """Prune, and lines that say what went."""
+    pruned = Cache().prune(unused=True, everything=everything)
+    for item in pruned.removed:
+        yield f"{_megabytes(item.size)}  removed {item.kind}: {item.label}"
+    for item in pruned.in_use:
+        yield f"{_megabytes(item.size)}  in use  {item.kind}: {item.label}"
+    yield f"{_megabytes(pruned.freed)}  freed"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:8.1f} MB"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 from vcapdev.errors import UsageError
 
 NORMS = ("PAL", "NTSC", "SECAM")
-FORMATS = (
-    "YUYV UYVY RGB4 BGR4 BGR3 RGBP RGBR RGBO RGBQ GREY HI24 422P YU12 YV12 411P YUV9 YVU9".split()
-)  # what bttv of Linux 6.1 enumerates; Y41P is the chip's alone
+FORMATS = (  # what bttv of Linux 6.1 enumerates; Y41P is the chip's alone
+    *("YUYV", "UYVY", "RGB4", "BGR4", "BGR3", "RGBP", "RGBR", "RGBO", "RGBQ", "GREY", "HI24"),
+    *("422P", "YU12", "YV12", "411P", "YUV9", "YVU9"),
+)
 FIELDS = ("interlaced", "top", "bottom", "alternate", "seq-tb")
 _SIZE = re.compile(r"(\d{1,4})x(\d{1,4})\Z")
 _SMALLEST, _LARGEST = (48, 32), (924, 576)  # bttv_tvnorms, Linux 6.1
@@ -54,7 +56,7 @@ class RunOptions:
     lock: Path | None = None
     refresh: bool = False
     buffers: int = 4
-    pool: int = 12
+    pool: int = 16
 
     @property
     def size(self) -> str:
@@ -120,7 +122,9 @@ def _add_machine(parser: argparse.ArgumentParser, default: RunOptions) -> None:
     machine.add_argument("--accel", default=default.accel, choices=("auto", "kvm", "tcg"))
     machine.add_argument("--memory", default=default.memory, type=int, metavar="MIB", help="(%(default)s)")
     machine.add_argument("--cpus", default=default.cpus, type=int, metavar="N", help="(%(default)s)")
-    machine.add_argument("--lock", type=Path, metavar="FILE", help="take exactly the packages of this lock file")
+    machine.add_argument(
+        "--lock", type=Path, metavar="FILE", help="take exactly the packages of this lock file"
+    )
     machine.add_argument("--refresh", action="store_true", help="ask the mirror for newer packages")
 
 
@@ -174,7 +178,7 @@ def _pressure(args: argparse.Namespace) -> str:
     return "none"
 
 
-def _one_of(option: str, value: str, known: list[str]) -> None:
+def _one_of(option: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise UsageError(f"{option} {value}: bttv has no such format; it has {' '.join(known)}")
 

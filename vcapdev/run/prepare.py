@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from vcapdev.bt878.board import Board, load_board
+from vcapdev.bt878.board import load_board
 from vcapdev.image.initramfs import WANTED_MODULES, build_initramfs
-from vcapdev.image.kbuild import build_mutant
+from vcapdev.image.lock import Package
+from vcapdev.image.modules import built_kernel
 from vcapdev.image.programs import build_programs
 from vcapdev.image.provision import Provisioned, provision
 from vcapdev.image.recipe import load_recipe
@@ -17,3 +19,73 @@ from vcapdev.report.model import Kernel, QemuInfo
 from vcapdev.run.options import RunOptions
 from vcapdev.vm.accel import Accel, choose_accel
 from vcapdev.vm.qemu import Qemu, provision_qemu
+
+PROGRAMS = ("vcap-agent", "vcap-capture", "vcap-pressure")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A guest, ready to boot."""
+
+    guest: Provisioned
+    qemu: Qemu
+    accel: Accel
+    kernel: Path
+    initrd: Path
+    overrides: dict[str, Path]  # module name: file that replaces the stock one
+
+    def describe_kernel(self, options: RunOptions) -> Kernel:
+        """For the report."""
+        replaced = [] if options.mutant else [str(path) for path in options.modules]
+        return Kernel(options.kernel, self.guest.release, str(self.kernel), replaced, options.mutant)
+
+    def describe_qemu(self) -> QemuInfo:
+        """For the report."""
+        return QemuInfo(self.qemu.version, self.qemu.source, self.accel.name, self.accel.why)
+
+    def packages(self) -> list[dict[str, Any]]:
+        """Every package that took part, for the report."""
+        return [_package(package) for package in (*self.guest.packages, *self.qemu.packages)]
+
+    def warnings(self) -> list[str]:
+        """What is worth knowing of where things came from."""
+        return list(dict.fromkeys([*self.guest.warnings, *self.qemu.warnings]))
+
+
+def _package(package: Package) -> dict[str, Any]:
+    return {name: getattr(package, name) for name in ("name", "version", "sha256", "suite")}
+
+
+def prepare(options: RunOptions, progress: Progress) -> Prepared:
+    """Fetch, build and choose; nearly all of it comes from the cache in a second run.
+
+    :raise UsageError: a recipe, board, mutant or file that does not exist, or does not fit the kernel.
+    :raise SetupError: packages, network, disk, compiler: one line, and the cache stays usable.
+    """
+    if options.board is not None:
+        load_board(options.board)  # only to refuse a wrong one now, not after a boot
+    recipe = load_recipe(options.kernel)
+    guest = provision(recipe, progress=progress, lock=options.lock, refresh=options.refresh)
+    qemu = provision_qemu(options.qemu, progress, lock=options.lock, refresh=options.refresh)
+    accel = choose_accel(qemu, options.accel)
+    overrides = {path.stem.replace("_", "-"): path for path in options.modules}
+    if options.mutant is not None:
+        from vcapdev.image.kbuild import build_mutant
+
+        overrides = build_mutant(recipe, guest, options.mutant, progress)
+    guest = _own_kernel(guest, options)
+    programs = build_programs(PROGRAMS, progress)
+    initrd = build_initramfs(
+        guest, programs=programs, modules=WANTED_MODULES, overrides=overrides, progress=progress
+    )
+    return Prepared(guest, qemu, accel, guest.kernel, initrd, overrides)
+
+
+def _own_kernel(guest: Provisioned, options: RunOptions) -> Provisioned:
+    """The user's kernel in the place of the recipe's, with ``--kdir`` also its modules."""
+    if options.kdir is not None:
+        built = built_kernel(options.kdir)
+        guest = replace(guest, release=built.release, kernel=built.kernel, modules=built.modules)
+    if options.kimg is not None:
+        guest = replace(guest, kernel=options.kimg)
+    return guest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The control channel's wire: JSON lines over a unix socket, any number of clients, never blocking the device.
+"""The control channel's wire: JSON lines over a unix socket, several clients, never blocking the device.
 
 Request ``{"id": 1, "cmd": "stats"}``, answer ``{"id": 1, "ok": true, "result": {}}`` or
 ``{"id": 1, "ok": false, "error": "..."}``; who has sent ``subscribe`` also gets ``{"event": ...}`` lines.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The options of ``vcapdev serve``, after the conventions for vfio-user back ends (QEMU's vhost-user ones)."""
+"""The options of ``vcapdev serve``, after QEMU's conventions for back ends."""
 
 from __future__ import annotations
 

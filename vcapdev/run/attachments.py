@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What goes beside report.json: logs, the captured frame as a picture, the same coloured by page state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vcapdev.report.picture import decode, layout_of
+from vcapdev.report.png import encode_png
+from vcapdev.report.states import Piece, states_picture
+from vcapdev.run import capture as capturing
+from vcapdev.run.device import DeviceProcess
+from vcapdev.run.options import RunOptions
+from vcapdev.serve.client import ControlError
+from vcapdev.vm.agent import Agent
+from vcapdev.vm.machine import Vm
+
+
+class Attachments:
+    """Collects the files of a report while the run goes; only where a report is wanted."""
+
+    def __init__(self, options: RunOptions, work: Path) -> None:
+        self._options = options
+        self._work = work
+        self._states_taken = False
+        self._pieces: list[Piece] = []
+        self.files: dict[str, bytes | Path] = {}
+
+    def frame(self, agent: Agent) -> None:
+        """Fetch the frame that the capture program saved, and make the pictures of it."""
+        if self._options.report is None:
+            return
+        pixels = self._decode(np.frombuffer(agent.pull(capturing.SAVED), np.uint8))
+        self.files["frame.png"] = encode_png(pixels)
+        if self._pieces:
+            depth = layout_of(self._options.format).depth
+            self.files["frame-pages.png"] = encode_png(states_picture(pixels, self._pieces, depth))
+
+    def states(self, device: DeviceProcess, captured: int) -> None:
+        """Once, in the middle of the run: ask the device where its last frame went."""
+        if self._options.report is None or self._states_taken or captured < self._options.frames // 2:
+            return
+        self._states_taken = True
+        try:
+            answer = device.call("frame", timeout=20)
+        except ControlError:
+            return  # nothing has been sent since the device was reset
+        self._pieces = list(_pieces(answer, self._options.field))
+
+    def logs(self, vm: Vm) -> None:
+        """What guest, QEMU and device wrote."""
+        self.files["kernel.log"] = vm.kernel_log().encode()
+        for name in ("console.log", "qemu.log", "device.log"):
+            path = self._work / name
+            self.files[name] = path.read_bytes() if path.is_file() else b""
+
+    def _decode(self, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A buffer of a single-field capture holds fewer lines than a frame; both are the size asked for."""
+        options = self._options
+        size = layout_of(options.format).size(options.width, options.height)
+        if data.size < size:
+            data = np.pad(data, (0, size - data.size))
+        return decode(options.format, data, options.width, options.height)
+
+
+def _pieces(answer: dict[str, Any], order: str) -> Iterator[Piece]:
+    """Rows of the picture from lines of fields: which row a line becomes depends on the field order."""
+    fields = {field["field"]: field["lines"] for field in answer["fields"]}
+    for parity, line, offset, length, state in answer["pieces"]:
+        if order == "interlaced" and len(fields) == 2:
+            row = 2 * line + parity
+        elif order == "seq-tb":
+            row = line + parity * fields.get(0, 0)
+        else:
+            row = line
+        yield Piece(row, offset, length, state)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The device process put together: reactor, vfio-user server, PCI function, chip, checker.
+
+::
+
+    QEMU --socket--> Server --> PciFunction --> Bt878 --> BusMaster --> guest RAM
+                        |            |            |           |
+                     DmaMap     ConfigSpace     Intx      observers: Checker, DmaLog
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from vcapdev.bt878.board import DEFAULT, load_board
+from vcapdev.bt878.chip import Bt878
+from vcapdev.bt878.identity import config_space
+from vcapdev.dmacheck.checker import Checker
+from vcapdev.dmacheck.verdict import Verdict
+from vcapdev.pci.busmaster import BusMaster
+from vcapdev.pci.function import PciFunction
+from vcapdev.pci.intx import Intx
+from vcapdev.serve.dmalog import DmaLog
+from vcapdev.serve.options import ServeOptions
+from vcapdev.serve.pausing import Pausing
+from vcapdev.vfiouser.reactor import Reactor
+from vcapdev.vfiouser.server import Server
+
+_POLL = 0.02  # seconds between two looks of the checker at pins while nothing else happens
+
+
+class Card:
+    """One card with its checker, on one reactor.
+
+    :param on_verdict: told of each new kind of finding, once.
+    :param on_gone: called when QEMU has gone, after the card was reset.
+    :raise UsageError: no such board, norm or clock mode.
+    """
+
+    def __init__(
+        self,
+        options: ServeOptions,
+        reactor: Reactor,
+        on_verdict: Callable[[Verdict], None],
+        on_gone: Callable[[], None],
+    ) -> None:
+        board = load_board(options.board or DEFAULT)
+        if options.revision is not None:
+            board = replace(board, revision=options.revision)
+        self.board = board
+        self.reactor = reactor
+        self.config = config_space(board)
+        self.function = PciFunction(self.config, self._bar_read, self._bar_write, self._reset_chip)
+        self.server = Server(self.function, reactor)
+        self.bus = BusMaster(self.server.memory, lambda: self.config.bus_master, self.server.drain)
+        self.bus.on_abort = self.config.report_abort
+        intx = Intx(self.config, self.server.interrupts.set_level)
+        self.chip = Bt878(self.bus, intx.set_level, reactor, board, norm=options.norm, clock=options.clock)
+        self.pausing = Pausing(options.qmp, self.server.drain)
+        self.checker = Checker(
+            self.server.memory, self.chip.describe, self.pausing.pause, self._dma_running, on_verdict
+        )
+        self.dma_log = DmaLog()
+        self.bus.observers += [self.checker, self.dma_log]
+        self.server.memory.subscribe(self.bus.forget)
+        self.server.memory.subscribe(self.checker.memory_changed)
+        self.server.on_connect = self.pausing.connect
+        self.server.on_disconnect = self._client_gone
+        self._on_gone = on_gone
+        reactor.call_later(_POLL, self._poll)
+
+    def close(self) -> None:
+        """Let go of QEMU and of guest memory."""
+        self.server.on_disconnect = None
+        self.chip.clock.stop()
+        self.pausing.disconnect()
+        self.server.close()
+
+    def _poll(self) -> None:
+        self.checker.poll()
+        self.reactor.call_later(_POLL, self._poll)
+
+    def _client_gone(self) -> None:
+        """The next virtual machine finds a card as after power-on."""
+        self.pausing.disconnect()
+        self.function.reset()
+        self._on_gone()
+
+    def _dma_running(self) -> bool:
+        self.server.drain()
+        return self.chip.dma_running
+
+    # The function is made before the chip, which needs the server's memory, which needs the function.
+
+    def _bar_read(self, offset: int, size: int) -> int:
+        return self.chip.bar_read(offset, size)
+
+    def _bar_write(self, offset: int, size: int, value: int) -> None:
+        self.chip.bar_write(offset, size, value)
+
+    def _reset_chip(self) -> None:
+        self.chip.reset()

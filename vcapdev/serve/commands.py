@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The commands of the control channel (docs/control.md): each a method, found by its name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from vcapdev import __version__
+from vcapdev.dmacheck.verdict import Verdict
+from vcapdev.errors import UsageError
+from vcapdev.regs import AccessError
+from vcapdev.serve.card import Card
+from vcapdev.serve.control import CommandError, ControlSession
+from vcapdev.serve.frame import describe_frame
+
+_MOST_LINES = 4096
+_MOST_STEPS = 10_000
+
+Json = dict[str, Any]
+
+
+class Commands:
+    """Answers for one card.
+
+    :param quit_process: ends the process, after the answer.
+    """
+
+    def __init__(self, card: Card, quit_process: Callable[[], None]) -> None:
+        self._card = card
+        self._quit = quit_process
+
+    def dispatch(self, command: str, arguments: Json, session: ControlSession) -> Json:
+        """Run one command.
+
+        :raise CommandError: no such command, or arguments that it cannot take.
+        """
+        name = "do_" + command.replace("-", "_")
+        handler: Callable[[Json, ControlSession], Json] | None = getattr(self, name, None)
+        if handler is None:
+            known = sorted(each[3:].replace("_", "-") for each in dir(self) if each.startswith("do_"))
+            raise CommandError(f"no command {command!r}; there are {', '.join(known)}")
+        try:
+            return handler(arguments, session)
+        except (UsageError, AccessError) as error:
+            raise CommandError(str(error)) from error
+
+    def do_hello(self, arguments: Json, session: ControlSession) -> Json:
+        """Who is there."""
+        card = self._card
+        return {
+            "vcapdev": __version__,
+            "pid": os.getpid(),
+            "board": card.board.title,
+            "revision": card.board.revision,
+            "norm": card.chip.decoder.norm.name,
+            "clock": card.chip.clock.mode,
+            "connected": card.server.connected,
+        }
+
+    def do_stats(self, arguments: Json, session: ControlSession) -> Json:
+        """The card's own counters, and what the driver touched that is not modelled."""
+        card = self._card
+        return {
+            **asdict(card.chip.stats),
+            "dma_running": card.chip.dma_running,
+            "refused_messages": card.server.refusals,
+            "unmodelled": list(card.chip.registers.unmodelled),
+        }
+
+    def do_registers(self, arguments: Json, session: ControlSession) -> Json:
+        """Every register as a read would give it; nothing is logged or cleared by it."""
+        return {"registers": self._card.chip.registers.dump()}
+
+    def do_register_read(self, arguments: Json, session: ControlSession) -> Json:
+        """One register by name."""
+        name = _text(arguments, "name")
+        try:
+            return {"name": name, "value": self._card.chip.registers.peek(name)}
+        except KeyError:
+            raise CommandError(f"no register {name!r}; 'registers' lists them") from None
+
+    def do_register_write(self, arguments: Json, session: ControlSession) -> Json:
+        """Write a register as the guest would."""
+        name, value = _text(arguments, "name"), _number(arguments, "value", 0, 0xFFFF_FFFF)
+        try:
+            offset = self._card.chip.registers.cell(name).offset
+        except KeyError:
+            raise CommandError(f"no register {name!r}; 'registers' lists them") from None
+        self._card.chip.bar_write(offset, 4, value)
+        return {"name": name, "value": self._card.chip.registers.peek(name)}
+
+    def do_access_log(self, arguments: Json, session: ControlSession) -> Json:
+        """The last register accesses of the guest, decoded."""
+        return {"lines": self._card.chip.registers.log.lines(_lines(arguments))}
+
+    def do_dma_log(self, arguments: Json, session: ControlSession) -> Json:
+        """The last transfers of the card, one line a batch."""
+        return {"lines": self._card.dma_log.lines(_lines(arguments))}
+
+    def do_clock(self, arguments: Json, session: ControlSession) -> Json:
+        """Tell the clock's mode, or set it."""
+        clock = self._card.chip.clock
+        if "mode" in arguments:
+            clock.mode = _text(arguments, "mode")
+        return {"mode": clock.mode, "steps": clock.steps, "awaiting_handler": clock.awaiting}
+
+    def do_step(self, arguments: Json, session: ControlSession) -> Json:
+        """In clock mode "step": let fields pass. Those that wait for the guest's handler pass later."""
+        self._card.chip.clock.step(_number(arguments, "fields", 1, _MOST_STEPS, default=1))
+        return self.do_clock({}, session)
+
+    def do_inject(self, arguments: Json, session: ControlSession) -> Json:
+        """Make something go wrong: "parity-error" fails the RISC engine's next fetch."""
+        fault = _text(arguments, "fault")
+        if fault != "parity-error":
+            raise CommandError(f"no fault {fault!r}; there is parity-error")
+        self._card.chip.inject_parity_error()
+        return {}
+
+    def do_check_status(self, arguments: Json, session: ControlSession) -> Json:
+        """What the checker has looked at."""
+        return self._card.checker.status()
+
+    def do_verdicts(self, arguments: Json, session: ControlSession) -> Json:
+        """All findings, each with its evidence and how often it came."""
+        return {"verdicts": [verdict.to_json() for verdict in self._card.checker.verdicts]}
+
+    def do_settle(self, arguments: Json, session: ControlSession) -> Json:
+        """After the device was closed: are all pins back? With "final", what is left is a finding."""
+        return self._card.checker.settle(final=bool(arguments.get("final", True)))
+
+    def do_frame(self, arguments: Json, session: ControlSession) -> Json:
+        """The last frame sent: its fields, and the state of the page under each run of bytes."""
+        frame = self._card.chip.last_frame()
+        if frame is None:
+            raise CommandError("no frame has been sent yet")
+        return describe_frame(frame, self._card.checker.page_states())
+
+    def do_subscribe(self, arguments: Json, session: ControlSession) -> Json:
+        """From now on, tell this client of findings as they come."""
+        session.subscribed = True
+        return {}
+
+    def do_quit(self, arguments: Json, session: ControlSession) -> Json:
+        """End the process."""
+        self._card.reactor.call_later(0, self._quit)
+        return {}
+
+
+def verdict_event(verdict: Verdict) -> Json:
+    """The event that tells of a new finding."""
+    return {"event": "verdict", "verdict": verdict.to_json()}
+
+
+def _text(arguments: Json, name: str) -> str:
+    value = arguments.get(name)
+    if not isinstance(value, str):
+        raise CommandError(f'"{name}" must be given, as a string')
+    return value
+
+
+def _number(arguments: Json, name: str, low: int, high: int, *, default: int | None = None) -> int:
+    value = arguments.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise CommandError(f'"{name}" must be a number from {low} to {high}')
+    return value
+
+
+def _lines(arguments: Json) -> int:
+    return _number(arguments, "last", 1, _MOST_LINES, default=100)
