@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcapdev.bt878.board import Input, board_names, load_board
+from vcapdev.bt878.board import Input, board_from, board_names, load_board
 from vcapdev.errors import UsageError
 
 GOOD = """
@@ -177,10 +177,8 @@ KEYS = [
 
 @given(st.dictionaries(st.sampled_from(KEYS), TREES))
 def test_any_document_is_a_board_or_a_usage_error(document: dict[str, object]) -> None:
-    from vcapdev.bt878.board import _Reader
-
     whole = {"title": "T", "subsystem": "0001:0002", "inputs": [{"name": "a", "muxsel": 0}], **document}
     try:
-        _Reader(Path("x.yaml")).board(whole)
+        board_from(whole, Path("x.yaml"))
     except UsageError as error:
         assert "x.yaml" in str(error)  # noqa: PT017 - only this error may come, and it names the file

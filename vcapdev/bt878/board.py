@@ -109,6 +109,14 @@ def _parse(path: Path) -> Board:
         raise UsageError(f"board file {path} cannot be read: {reason}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"board file {path} is not YAML: {' '.join(str(error).split())}") from error
+    return board_from(document, path)
+
+
+def board_from(document: Any, path: Path) -> Board:
+    """A board from a document that was read from ``path``.
+
+    :raise UsageError: what is wrong in it and at which key.
+    """
     return _Reader(path).board(document)
 
 

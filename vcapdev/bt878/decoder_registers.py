@@ -81,7 +81,7 @@ class Tdec(Decoder8):
     DEC_FIELD = Field(7, unmodelled=True, doc="count fields, not frames")
     FLDALN = Field(6, unmodelled=True)
     DEC_RAT = Field(
-        5, 0, unmodelled=True, sure="I", doc="how many to drop; the fields' border is not certain"
+        5, 0, unmodelled=True, sure="I", doc="how many to drop; bt848.h has 4:0, but 60 needs six bits"
     )
 
 
@@ -256,7 +256,7 @@ class Areset(Decoder8):
     """Reset of the audio block: Linux writes 0x80, then 0, on a device 0x036e."""
 
     OFFSET = 0x058
-    ARESET = Field(7)
+    ARESET = Field(7, inert=True, doc="there is no audio block here")
 
 
 class Adelay(Decoder8):

@@ -24,9 +24,9 @@ _INTRODUCTION = """\
 # Registers of the Bt878, function 0, BAR0
 
 Made from the declarations in `vcapdev/bt878/` by `python -m vcapdev.bt878.register_table`; a test compares.
-A bit that is not listed is reserved: it reads 0, and writing a 1 to it is reported once by name. So is any access to
-an offset that is not listed. Decoder registers (below 0x100) are eight bits wide, one to a dword. `E_` is the copy for
-even (bottom) fields, `O_` the one for odd (top) fields.
+A bit that is not listed is reserved: it reads 0, and writing a 1 to it is reported once by name. So is any
+access to an offset that is not listed. Decoder registers (below 0x100) are eight bits wide, one to a dword.
+`E_` is the copy for even (bottom) fields, `O_` the one for odd (top) fields.
 """
 
 
@@ -65,8 +65,16 @@ def _overview(register: type[Register]) -> str:
         offsets += f" to {last:03x}"
     access = " ".join(kind for kind, mask in register.MASKS.items() if mask)
     reset = f"{register.RESET:#0{register.WIDTH // 4 + 2}x}"
-    what = _summary(register)
-    return f"| {offsets} | {', '.join(places)} | {access} | {reset} | {register.SURE} | {register.RESET_SURE} | {what} |"
+    cells = (
+        offsets,
+        ", ".join(places),
+        access,
+        reset,
+        register.SURE,
+        register.RESET_SURE,
+        _summary(register),
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def _summary(register: type[Register]) -> str:
