@@ -140,6 +140,12 @@ class ConfigSpace:
         self._watchers: list[Callable[[], None]] = []
         self.powered = True
         """False in D3hot: no register answers, no DMA, no interrupt."""
+        self.memory_enabled = False
+        """Whether the function answers memory accesses. Plain attributes: they are asked at every access."""
+        self.bus_master = False
+        """Whether the function may start transfers: every fetch and every write asks this."""
+        self.intx_enabled = True
+        """Whether the function may assert its interrupt line."""
         self._power_on = bytearray(self._build())
         self.data = bytearray(self._power_on)
         self._open_writes()
@@ -227,21 +233,6 @@ class ConfigSpace:
 
     # The function's side.
 
-    @property
-    def memory_enabled(self) -> bool:
-        """Whether the function answers memory accesses."""
-        return self.powered and bool(self.data[0x04] & Command.MEMORY)
-
-    @property
-    def bus_master(self) -> bool:
-        """Whether the function may start transfers: every fetch and every write asks this."""
-        return self.powered and bool(self.data[0x04] & Command.MASTER)
-
-    @property
-    def intx_enabled(self) -> bool:
-        """Whether the function may assert its interrupt line."""
-        return self.powered and not self.word(0x04) & Command.INTX_DISABLE
-
     def subscribe(self, watcher: Callable[[], None]) -> None:
         """Call ``watcher`` whenever the command register or the power state may have changed."""
         self._watchers.append(watcher)
@@ -266,5 +257,9 @@ class ConfigSpace:
         self.data[0x07] |= bits.get(why, Status(0)) >> 8
 
     def _changed(self) -> None:
+        command = self.word(0x04)
+        self.memory_enabled = self.powered and command & Command.MEMORY != 0
+        self.bus_master = self.powered and command & Command.MASTER != 0
+        self.intx_enabled = self.powered and command & Command.INTX_DISABLE == 0
         for watcher in self._watchers:
             watcher()

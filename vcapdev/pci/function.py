@@ -76,6 +76,9 @@ class PciFunction:
             self._check(offset, len(data), self._bar_size)
             if not self.config.memory_enabled:
                 return
+            if len(data) == 4 and not offset & 3:
+                self._bar_write(offset, 4, int.from_bytes(data, "little"))
+                return
             for at, size in _aligned(offset, len(data)):
                 value = int.from_bytes(data[at - offset : at - offset + size], "little")
                 self._bar_write(at, size, value)
