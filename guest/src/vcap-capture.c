@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Captures from the card and verifies every frame, while its buffers are reclaimed as hard as one can.
+ * Captures from the card and verifies every frame, while its buffers are reclaimed as hard as time allows.
  *
- * The life of a buffer (userptr): free -> queued -> done, still pinned -> held: the slot was given to another
- * buffer, so the driver let go of this one, and it stays mapped and untouched for --hold-ms -> reclaimed
- * (--pageout idle), read back by the comparison, verified -> free. Its content is thus compared after it has
- * been to swap and back, which shows a page that was not marked dirty.
+ * The life of a buffer (userptr):
+ *
+ *   FREE -> QUEUED -> RESTING: the slot was given to another buffer, so the driver has let go of this one; it
+ *   stays mapped and untouched for --hold-ms -> RECLAIM and FETCH: to swap and back -> CHECK: verified ->
+ *   RECLAIM_AGAIN: to swap once more, so that it will be pinned out of swap -> FREE
+ *
+ * Content is thus compared after it has been to swap, which shows a page that was not marked dirty. The work is
+ * done in small steps while no frame waits; a buffer skips its trips to swap when free ones are running out, so
+ * that pressure costs no frame.
  *
  * Output: one JSON object a line. Exit status: 0 all frames intact, 1 some not, 2 usage, 3 a call failed.
  */
@@ -27,14 +32,20 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST_BAD_EVENTS = 100, PROGRESS_MS = 500 };
+enum {
+	MOST_BAD_EVENTS = 100,
+	PROGRESS_MS = 500,
+	STEP_BYTES = 48 * PAGE_BYTES, /* of reclaim in one go; some milliseconds on an emulated CPU */
+	RESERVE = 2,                  /* free buffers below which time is short */
+};
 
-enum state { FREE, QUEUED, HELD };
+enum state { FREE, QUEUED, RESTING, RECLAIM, FETCH, CHECK, RECLAIM_AGAIN };
 
 struct buffer {
 	uint8_t *map, *data; /* data is --offset bytes into the map */
 	enum state state;
-	int64_t until; /* held until then, milliseconds */
+	size_t at;     /* bytes that its state has dealt with */
+	int64_t until; /* rests until then, milliseconds */
 	unsigned index; /* of the capture in it, from 0 */
 	struct frame frame;
 };
@@ -44,12 +55,13 @@ static struct card card;
 static struct expected expected;
 static struct buffer *pool;
 static struct buffer *slots[32];  /* what is queued in each */
-static struct buffer **held;      /* first in, first out */
-static unsigned held_first, held_count;
+static struct buffer **held;      /* from RESTING on; first in, first out */
+static unsigned held_first, held_count, free_count;
+static size_t sweep_left;         /* bytes of queued buffers to reclaim before the next frame */
 static volatile sig_atomic_t stop;
 
 static struct {
-	unsigned frames, verified, full, intact, dropped, errors, short_holds, bad_events;
+	unsigned frames, verified, full, intact, dropped, errors, short_holds, reclaimed, bad_events;
 	unsigned verdicts[DAMAGED + 1];
 	unsigned long swapped, idle_swapped, queued_swapped, clean;
 	int pageout_error;
@@ -135,10 +147,10 @@ static void print_summary(const struct vmstat *before)
 
 	printf("{\"event\": \"summary\", ");
 	print_counts();
-	printf(", \"elapsed_ms\": %" PRId64 ", \"short_holds\": %u, \"sequence_span\": %u, "
+	printf(", \"elapsed_ms\": %" PRId64 ", \"short_holds\": %u, \"reclaimed\": %u, \"sequence_span\": %u, "
 	       "\"pswpin\": %llu, \"pswpout\": %llu, \"pins_acquired\": %llu, \"pins_released\": %llu, "
 	       "\"pageout_error\": %d}\n",
-	       track.end - track.begin, counts.short_holds,
+	       track.end - track.begin, counts.short_holds, counts.reclaimed,
 	       counts.frames ? track.last_sequence - track.first_sequence + 1 : 0, after.pswpin - before->pswpin,
 	       after.pswpout - before->pswpout, after.pin_acquired - before->pin_acquired,
 	       after.pin_released - before->pin_released, counts.pageout_error);
@@ -211,78 +223,150 @@ static void count_frame(struct buffer *b, const struct frame *f)
 
 /* ---- buffers under pressure (userptr) ---- */
 
-static void reclaim(struct buffer *b)
+/* Deals with the next piece of a buffer; 1 when that was the last. */
+static int next_piece(struct buffer *b, void (*deal)(uint8_t *start, size_t size))
 {
-	int error = page_out(b->data, card.image_size);
+	size_t left = card.image_size - b->at, size = left < STEP_BYTES ? left : STEP_BYTES;
+
+	deal(b->data + b->at, size);
+	b->at += size;
+	return b->at == card.image_size;
+}
+
+static void reclaim(uint8_t *start, size_t size)
+{
+	int error = page_out(start, size);
 
 	if (error)
 		counts.pageout_error = error;
 }
 
-static void finish_hold(struct buffer *b)
+static void fetch(uint8_t *start, size_t size)
 {
-	if (options.pageout_idle)
-		reclaim(b);
-	counts.swapped += count_swapped(b->data, card.image_size);
-	verify_buffer(b);
-	if (options.pageout_idle || options.clean)
-		reclaim(b);
-	b->state = FREE;
+	read_ahead(start, size);
+	read_back(start, size);
 }
 
-static void finish_oldest(void)
+static void enter(struct buffer *b, enum state state)
 {
-	finish_hold(held[held_first]);
-	held_first = (held_first + 1) % options.pool;
-	held_count--;
+	b->state = state;
+	b->at = 0;
+	if (state == FREE) {
+		held_first = (held_first + 1) % options.pool;
+		held_count--;
+		free_count++;
+	}
+}
+
+static int time_is_short(void)
+{
+	return free_count < RESERVE;
+}
+
+/* One step of the oldest held buffer on its way to FREE; 0 when there is nothing to do yet. */
+static int step_held(void)
+{
+	struct buffer *b = held_count ? held[held_first] : NULL;
+
+	switch (b ? b->state : FREE) {
+	case RESTING:
+		if (now_ms() < b->until)
+			return 0;
+		counts.swapped += count_swapped(b->data, card.image_size);
+		enter(b, options.pageout_idle && !time_is_short() ? RECLAIM : CHECK);
+		return 1;
+	case RECLAIM:
+		if (next_piece(b, reclaim)) {
+			counts.reclaimed++;
+			counts.swapped += count_swapped(b->data, card.image_size);
+			enter(b, FETCH);
+		}
+		return 1;
+	case FETCH:
+		if (next_piece(b, fetch))
+			enter(b, CHECK);
+		return 1;
+	case CHECK:
+		verify_buffer(b);
+		enter(b, (options.pageout_idle || options.clean) && !time_is_short() ? RECLAIM_AGAIN : FREE);
+		return 1;
+	case RECLAIM_AGAIN:
+		if (next_piece(b, reclaim))
+			enter(b, FREE);
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+/* Reclaims what is queued, bit by bit: one buffer's worth for every frame. */
+static int step_queued(void)
+{
+	static unsigned slot;
+	struct buffer *b = slots[slot];
+	size_t from;
+
+	if (!options.pageout_queued || !sweep_left)
+		return 0;
+	if (!b || b->at >= card.image_size) {
+		slot = (slot + 1) % card.buffers;
+		if (slots[slot])
+			slots[slot]->at = 0;
+		return 1;
+	}
+	from = b->at;
+	next_piece(b, reclaim);
+	counts.queued_swapped += count_swapped(b->data + from, b->at - from);
+	sweep_left -= sweep_left < b->at - from ? sweep_left : b->at - from;
+	return 1;
+}
+
+/* No time left for anything but the comparison. */
+static void hurry(void)
+{
+	struct buffer *b = held[held_first];
+
+	if (b->state == RESTING)
+		counts.short_holds++;
+	if (b->state != RECLAIM_AGAIN)
+		verify_buffer(b);
+	enter(b, FREE);
 }
 
 static struct buffer *free_buffer(void)
 {
 	static unsigned next; /* in turn, so that each rests as long as it can */
 
-	for (;;) {
-		for (unsigned i = 0; i < options.pool; i++) {
-			struct buffer *b = &pool[(next + i) % options.pool];
-
-			if (b->state == FREE) {
-				next = (next + i + 1) % options.pool;
-				return b;
-			}
-		}
-		counts.short_holds++;
-		finish_oldest();
-	}
+	while (!free_count)
+		hurry();
+	while (pool[next].state != FREE)
+		next = (next + 1) % options.pool;
+	free_count--;
+	return &pool[next];
 }
 
 static void queue(unsigned slot)
 {
 	struct buffer *b = free_buffer();
+	unsigned swapped = count_swapped(b->data, card.image_size);
 
-	counts.idle_swapped += count_swapped(b->data, card.image_size);
+	counts.idle_swapped += swapped;
+	if (swapped)
+		read_ahead(b->data, card.image_size);
 	if (options.clean) {
 		read_back(b->data, card.image_size);
 		counts.clean += count_clean(b->data, card.image_size);
 	}
 	card_queue(&card, slot, b->data);
 	b->state = QUEUED;
+	b->at = 0;
 	slots[slot] = b;
-}
-
-static void reclaim_queued(void)
-{
-	for (unsigned i = 0; i < card.buffers; i++) {
-		if (!slots[i])
-			continue;
-		reclaim(slots[i]);
-		counts.queued_swapped += count_swapped(slots[i]->data, card.image_size);
-	}
 }
 
 /* The driver has let go of it, or is about to. */
 static void hold(struct buffer *b)
 {
-	b->state = HELD;
+	b->state = RESTING;
 	b->until = now_ms() + options.hold_ms;
 	held[(held_first + held_count++) % options.pool] = b;
 }
@@ -301,30 +385,31 @@ static void make_pool(void)
 		pool[i].data = pool[i].map + options.offset;
 		if (options.clean) { /* there must be something to write to swap and read back */
 			memset(pool[i].data, 0x5a, card.image_size);
-			reclaim(&pool[i]);
+			reclaim(pool[i].data, card.image_size);
 		}
 	}
 	if (!pool || !held)
 		fail("no memory for %u buffers", options.pool);
+	free_count = options.pool;
 }
 
-/* Waits for a frame, and meanwhile finishes what has been held for long enough. */
+/* Waits for a frame, and meanwhile does what there is to do. */
 static void wait_frame(void)
 {
 	int64_t deadline = now_ms() + options.timeout_ms;
 
-	while (!stop) {
+	while (!stop && !card_wait(&card, 0)) {
 		int64_t now = now_ms(), until = deadline;
 
 		print_progress(now);
+		if (now >= deadline)
+			fail("no frame for %u ms after %u frames", options.timeout_ms, counts.frames);
+		if (step_held() | step_queued())
+			continue;
 		if (held_count && held[held_first]->until < until)
 			until = held[held_first]->until;
-		if (card_wait(&card, until > now ? (int)(until - now) : 0))
+		if (until > now && card_wait(&card, (int)(until - now)))
 			return;
-		if (now_ms() >= deadline)
-			fail("no frame for %u ms after %u frames", options.timeout_ms, counts.frames);
-		if (held_count && now_ms() >= held[held_first]->until)
-			finish_oldest();
 	}
 }
 
@@ -347,13 +432,12 @@ static void capture_userptr(void)
 		slots[f.slot] = NULL;
 		queue(f.slot); /* this is what makes the driver let go of `done` */
 		hold(done);
-		if (options.pageout_queued)
-			reclaim_queued();
+		sweep_left = card.image_size;
 	}
 	card_close(&card);
 	usleep(options.hold_ms * 1000);
 	while (held_count)
-		finish_oldest();
+		step_held();
 }
 
 /* ---- the other two ways ---- */

@@ -77,11 +77,22 @@ unsigned count_clean(const void *start, size_t size)
 	return count_pages(start, size, is_clean);
 }
 
-int page_out(void *start, size_t size)
+/* madvise(2) wants a page's start. */
+static int advise(void *start, size_t size, int advice)
 {
 	uintptr_t first = (uintptr_t)start & ~(uintptr_t)(PAGE - 1);
 
-	return madvise((void *)first, (uintptr_t)start + size - first, MADV_PAGEOUT) ? errno : 0;
+	return madvise((void *)first, (uintptr_t)start + size - first, advice) ? errno : 0;
+}
+
+int page_out(void *start, size_t size)
+{
+	return advise(start, size, MADV_PAGEOUT);
+}
+
+void read_ahead(void *start, size_t size)
+{
+	advise(start, size, MADV_WILLNEED);
 }
 
 void read_back(const void *start, size_t size)

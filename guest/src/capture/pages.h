@@ -22,6 +22,9 @@ unsigned count_clean(const void *start, size_t size);
 /* Asks the kernel to reclaim the range now. Returns 0 or an errno. */
 int page_out(void *start, size_t size);
 
+/* Starts to bring the range back, without waiting. */
+void read_ahead(void *start, size_t size);
+
 /* Brings the range back by reading only, so that page-table entries stay clean. */
 void read_back(const void *start, size_t size);
 
