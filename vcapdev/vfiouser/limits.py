@@ -23,4 +23,9 @@ class Limits:
     @property
     def max_message(self) -> int:
         """The longest message accepted, in bytes, header included."""
-        return wire.HEADER.size + wire.REGION_ACCESS.size + self.max_transfer
+        payload = max(
+            wire.REGION_ACCESS.size + self.max_transfer,
+            wire.VERSION.size + self.max_version_data,
+            wire.WRITE_MULTI.size + wire.WRITE_MULTI_MAX * wire.WRITE_MULTI_ONE.size,
+        )
+        return wire.HEADER.size + payload

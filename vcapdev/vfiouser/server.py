@@ -77,7 +77,7 @@ class Server:
             self.serve_connected(sock)
 
     def serve_listening(self, sock: socket.socket) -> None:
-        """Accept one client after another; a second one at a time is turned away. ``sock`` stays the caller's."""
+        """Accept one client after another from ``sock``, which stays the caller's; one at a time."""
         sock.setblocking(False)
         self._listener = sock
         self._reactor.add_reader(sock.fileno(), self._accept)
