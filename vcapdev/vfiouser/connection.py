@@ -191,7 +191,7 @@ class Connection:
 
     def _check_total_fds(self) -> None:
         """A message may come in many pieces, each with descriptors: the limit is on their sum."""
-        if len(self._fds) > self._limits.max_message_fds:
+        if self._fds_refused or len(self._fds) > self._limits.max_message_fds:
             _close_all(self._fds)
             self._fds_refused = True
 
