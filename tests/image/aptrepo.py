@@ -18,6 +18,13 @@ from typing import Any
 
 from openpgp import KEY, Key
 
+from vcapdev.image.recipe import Recipe, parse_recipe
+
+
+def make_recipe(text: str) -> Recipe:
+    """A recipe from its text, named test."""
+    return parse_recipe(text, Path("test.yaml"))
+
 
 @dataclass
 class Deb:

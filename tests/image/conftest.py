@@ -11,7 +11,6 @@ from aptrepo import Repository, Server
 from openpgp import KEY
 
 from vcapdev.image.cache import Cache
-from vcapdev.image.recipe import Recipe, parse_recipe
 
 
 @pytest.fixture
@@ -67,8 +66,3 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cache]:
     cache = Cache()
     yield cache
     cache.release()
-
-
-def make_recipe(text: str) -> Recipe:
-    """A recipe from its text, named test."""
-    return parse_recipe(text, Path("test.yaml"))

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from aptrepo import Repository, Server
-from conftest import make_recipe
+from aptrepo import Repository, Server, make_recipe
 from openpgp import STRANGER
 
 from vcapdev.errors import SetupError, UsageError
@@ -510,4 +509,9 @@ def test_mirror_variables_replace_the_machines_mirror(
     moved = tmp_path / "elsewhere"
     repository.root.rename(moved)
     monkeypatch.setenv("VCAPDEV_MIRROR", str(moved))
-    assert run().release == "6.1.0-5-amd64"
+    first = run()
+    assert first.release == "6.1.0-5-amd64"
+    assert all(package.path.startswith("pool/main/") for package in first.packages)
+    first.write_lock(tmp_path / "lock.json")
+    monkeypatch.setenv("VCAPDEV_CACHE", str(tmp_path / "cache2"))
+    assert run(lock=tmp_path / "lock.json").packages == first.packages

@@ -8,13 +8,15 @@ leniencies are not. Files of packages are fetched by :mod:`vcapdev.image.downloa
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import os
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote
 
 from vcapdev.errors import SetupError
@@ -166,7 +168,9 @@ class AptRoot:
         progress.start("Reading package indexes", None)
         self.configure()
         while True:
-            result = self._run("apt-get", "-q", "update")
+            result = self._run(
+                "apt-get", "-q", "update", poll=lambda: progress.advance(_tree_length(self.root / "lists"))
+            )
             if result.returncode == 0:
                 break
             gone = self._missing_suite(result.stderr)
@@ -244,7 +248,10 @@ class AptRoot:
         suite = suites.get((name, version), "")
         archive = next((item.archive for item in self.suites if item.name == suite), "main")
         base = self.archives[archive].uri if archive in self.archives else ""
-        path = unquote(uri.removeprefix(base)).lstrip("/")
+        if base and uri.startswith(base):
+            path = unquote(uri.removeprefix(base)).lstrip("/")
+        else:  # apt writes the URI in another way (file:///, credentials)
+            path = "pool/" + unquote(uri.partition("/pool/")[2])
         return Address(Package(name, version, sha256, suite, size, architecture, archive, path), uri)
 
     def _suites_of(self, names: Sequence[str]) -> dict[tuple[str, str], str]:
@@ -281,9 +288,19 @@ class AptRoot:
                 found.append((fields["Package"], fields["Version"]))
         return found
 
-    def _run(self, *argv: str) -> subprocess.CompletedProcess[str]:
+    def _run(self, *argv: str, poll: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
         with disk_errors(self._cache_root):
-            return run_tool(argv, self.environment, self.root)
+            return run_tool(argv, self.environment, self.root, poll)
+
+
+def _tree_length(top: Path) -> int:
+    """Bytes in the files below ``top``, some of which come and go."""
+    total = 0
+    for directory, _, files in os.walk(top):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(directory, name)).st_size
+    return total
 
 
 def _pin(name: str, version: str) -> str:

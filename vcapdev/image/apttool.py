@@ -6,19 +6,25 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from vcapdev.errors import SetupError
 from vcapdev.image.cache import disk_full
+
+_POLL = 0.1  # seconds
 
 
 class UnresolvableError(SetupError):
     """apt finds no set of packages; perhaps another version of one would do."""
 
 
-def run_tool(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_tool(
+    argv: Sequence[str], env: Mapping[str, str], cwd: Path, poll: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run one of apt's tools to its end; when we are interrupted or killed, it ends as well.
+
+    ``poll`` is called several times a second meanwhile.
 
     :raise SetupError: when the machine lacks it.
     """
@@ -36,13 +42,22 @@ def run_tool(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> subproce
             restore_signals=False,  # keep SIGXFSZ ignored: a file size limit is then an error message
         ) as process:
             try:
-                out, err = process.communicate()
+                out, err = _communicate(process, poll)
             except BaseException:
                 process.terminate()
                 raise
     except FileNotFoundError as error:
         raise SetupError(f"this machine has no {argv[0]}: vcapdev needs Debian's apt package") from error
     return subprocess.CompletedProcess(argv, process.returncode, out, err)
+
+
+def _communicate(process: subprocess.Popen[str], poll: Callable[[], None] | None) -> tuple[str, str]:
+    while poll is not None:
+        try:
+            return process.communicate(timeout=_POLL)
+        except subprocess.TimeoutExpired:
+            poll()
+    return process.communicate()
 
 
 def die_with_parent(argv: Sequence[str]) -> list[str]:

@@ -39,7 +39,7 @@ from vcapdev.errors import SetupError
 from vcapdev.paths import cache_dir
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _SMALL_TREE = 64
 _RESERVED = ("debs", "apt", "resolutions", "locks", "partial", "probes")
 _NOT_NEEDED = ("debs", "partial")
