@@ -18,9 +18,9 @@ import numpy as np
 
 from vcapdev.bt878.fifo import GROUP_BYTES, Block, Fifo
 from vcapdev.bt878.interpreter import Interpreter, Stopped
-from vcapdev.bt878.programs import MAX_TEXT_BYTES, Place, Run, Text, TextCache, scan
+from vcapdev.bt878.programs import FETCH, MAX_TEXT_BYTES, Place, Run, Text, TextCache, scan
 from vcapdev.bt878.registers import IntStat
-from vcapdev.bt878.risc import disassemble, dwords
+from vcapdev.bt878.risc import LONGEST, disassemble, instruction_bytes
 from vcapdev.dma import Abort, Batch, Origin, Program
 from vcapdev.pci.busmaster import BusAbort, BusMaster
 
@@ -162,11 +162,10 @@ class Engine(Interpreter):
         self.settle()
         if not self.bus.enabled() or self.fifo.block is not block or self.fifo.line != part.first:
             return  # bus mastering was switched off, now or before the field ended
-        if self.bus.read(part.address, len(part.code), Place(part.address, fetch=True).origin) != part.code:
+        if self.bus.read(part.address, len(part.code), part.address | FETCH) != part.code:
             return  # the program has changed: what is there now is the interpreter's
         block.shot.render(part.first, part.lines, self.scratch)
-        self.bus.write(part.batch, self.scratch)
-        self.moved.append((block, part.batch))
+        self.move(block, part.batch)
         self.fifo.next_line(part.lines)
         self.idle = 0
         self.pc = part.address + len(part.code)
@@ -207,11 +206,11 @@ class Engine(Interpreter):
         place = Place.of(origin)
         text = self._text
         if text is not None and text.address <= place.address < text.end:
-            code = text.code[place.address - text.address :][:20]
+            code = text.code[place.address - text.address :]
         else:
-            code = self.bus.peek(place.address, 20)
-        words = np.frombuffer(code[: len(code) & ~3], "<u4").tolist()
-        said = disassemble(words[: dwords(words[0])]) if words else "an instruction outside memory"
+            code = self.bus.peek(place.address, 4 * LONGEST)
+        words = np.frombuffer(code[: instruction_bytes(code)], "<u4").tolist() if len(code) > 3 else []
+        said = disassemble(words) if words else "an instruction outside memory"
         if place.fetch:
             return Origin(f"fetch of {said}", place.address, frame, field)
         return Origin(said, place.address, frame, field, place.line, place.offset)

@@ -21,8 +21,11 @@ from vcapdev.bt878.risc import END_OF_LINE, Status
 LINE = 0x10
 """What :meth:`Fifo.head` says inside a line; not a status code."""
 
-GROUP_BYTES = 256 * 1024
-"""Lines are rendered and moved in groups of at most so many bytes: a register read waits for one only."""
+GROUP_BYTES = 288 * 1024
+"""Lines are rendered and moved in groups of at most so many bytes: a register read waits for one only.
+
+Small enough for a second-level cache to hold what was rendered until it is moved; a third of an RGB32 field.
+"""
 
 
 class Block:
@@ -120,19 +123,29 @@ class Fifo:
         self._inside = False
         self.line, self.used = 0, [0, 0, 0]
 
+    def skip_lines(self) -> int:
+        """Discard the rest of the block at the head; returns how many lines that was."""
+        lines = self._blocks[0].lines - self.line
+        self._next_block()
+        return lines
+
     def seek_in_line(self, operand: int) -> bool:
         """Discard dwords of the line at the head (bank 1) up to and with one of status ``operand``.
 
         :return: whether there was one; if not, the line has been left.
         """
         width = self._blocks[0].widths[0]
-        for at in range(-(-self.used[0] // 4) * 4, width, 4):
-            last = at + 4 >= width
-            status = END_OF_LINE[width - at] if last else Status.SOL if at == 0 else Status.PXV
-            if status == operand:
-                self.used[0] = at + 4
-                if last:
-                    self.next_line()
-                return True
-        self.next_line()
-        return False
+        at = -(-self.used[0] // 4) * 4
+        last = (width - 1) // 4 * 4
+        if operand == Status.PXV:
+            at = max(at, 4)
+        elif operand != Status.SOL:
+            at = last if END_OF_LINE[width - last] == operand else width
+        found = (
+            at == 0 < last if operand == Status.SOL else at < last or (at == last and operand != Status.PXV)
+        )
+        if not found or at >= last:
+            self.next_line()
+        else:
+            self.used[0] = at + 4
+        return found

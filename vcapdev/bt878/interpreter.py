@@ -13,15 +13,32 @@ import struct
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vcapdev.bt878.fifo import GROUP_BYTES, LINE, Block, Fifo
-from vcapdev.bt878.programs import Place, destinations
+from vcapdev.bt878.programs import FETCH, Place, destinations
 from vcapdev.bt878.registers import IntStat
-from vcapdev.bt878.risc import DWORDS, EOL, IRQ, LANES, RESYNC, SOL, SYNC_OPERANDS, Op, Status, counts
+from vcapdev.bt878.risc import (
+    DATA_OPS,
+    EOL,
+    IRQ,
+    LANES,
+    LONGEST,
+    RESYNC,
+    SOL,
+    SYNC_OPERANDS,
+    Op,
+    Status,
+    counts,
+    instruction_bytes,
+)
 from vcapdev.dma import Batch
 from vcapdev.pci.busmaster import BusMaster
 
 _MODES = (Status.FM1, Status.FM3)
+_CODES = (*_MODES, Status.VRE, Status.VRO)
+_WORDS = {4 * length: struct.Struct(f"<{length}I") for length in range(1, LONGEST + 1)}
+JUMP, SYNC = int(Op.JUMP), int(Op.SYNC)  # comparing with members of an enumeration takes longer
 _MAX_PIECES = 4096
 _SLACK = 8192  # room for one line of the longest kind beyond a group
 Piece = tuple[int, int, int, int]  # bus address, length, offset in the scratch buffer, origin
@@ -49,7 +66,7 @@ class Interpreter:
         self.pc = self.riscs = self.epoch = self.passed = self.idle = 0
         self.running = self.aborting_line = self.aborting = False
         self.after: int | None = None
-        self.scratch = np.zeros(GROUP_BYTES + _SLACK, np.uint8)
+        self.scratch = _scratch(GROUP_BYTES + _SLACK)
         self.parity_error = False  # a test wants the next fetch to fail
         self.moved: list[tuple[Block, Batch]] = []
         self._pieces: list[Piece] = []
@@ -75,20 +92,16 @@ class Interpreter:
         pc = self.pc
         if self._pieces and self._span[0] < pc + 20 and self._span[1] > pc:
             self.flush()  # the program writes to itself
-        origin = Place(pc, fetch=True).origin
-        code = self.bus.read(pc, 4, origin)
-        op = code[3] >> 4
-        if self.parity_error or op not in DWORDS:
-            return self._fatal(IntStat.RIPERR.mask if self.parity_error else IntStat.OCERR.mask)
-        length = 4 * DWORDS[Op(op)]
-        if length > 4:
-            code += self.bus.read((pc + 4) & 0xFFFF_FFFF, length - 4, origin)
-        words = list(struct.unpack(f"<{length // 4}I", code))
-        if op == Op.JUMP:
-            return self._jump(words)
-        if op == Op.SYNC:
+        code = self.bus.fetch(pc, 4 * LONGEST, instruction_bytes, pc | FETCH)
+        words = list(_WORDS[len(code)].unpack(code))
+        op = words[0] >> 28
+        if self.parity_error:
+            return self._fatal(IntStat.RIPERR.mask)
+        if op == JUMP:
+            return self._executed(words, words[1] & ~3)
+        if op == SYNC:
             return self._sync(words)
-        return self._data(words, code)
+        return self._data(words, code) if op in DATA_OPS else self._fatal(IntStat.OCERR.mask)
 
     def _fatal(self, error: int) -> bool:
         """A bad opcode or operand, or a parity error: the engine stops (pages 2-43, 2-45)."""
@@ -109,9 +122,6 @@ class Interpreter:
         return True
 
     # Control.
-
-    def _jump(self, words: list[int]) -> bool:
-        return self._executed(words, words[1] & ~3)
 
     def _sync(self, words: list[int]) -> bool:
         operand = words[0] & 15
@@ -146,10 +156,10 @@ class Interpreter:
                 self.fifo.take_code()
                 if head not in _MODES:
                     self._field_passed(operand)
+            elif operand in _CODES:
+                self.passed += self.fifo.skip_lines()
             elif self.fifo.seek_in_line(operand):
                 return True, skipped
-            else:
-                self.passed += 1
         return False, skipped
 
     def _field_passed(self, operand: int) -> None:
@@ -292,8 +302,31 @@ class Interpreter:
             np.array(origin, np.int64),
             program,
         )
-        self.bus.write(batch, self.scratch)
-        self.moved.append((block, batch))
+        self.move(block, batch)
+
+    def move(self, block: Block, batch: Batch) -> None:
+        """Move what has been rendered.
+
+        :raise Stopped: the engine was stopped while observers looked, before or after the bytes were moved.
+        :raise BusAbort: a piece was refused.
+        """
+        epoch = self.epoch
+        if self.bus.write(batch, self.scratch, lambda: self.epoch == epoch):
+            self.moved.append((block, batch))
+        if self.epoch != epoch:
+            raise Stopped
+
+
+def _scratch(size: int) -> NDArray[np.uint8]:
+    """A buffer that begins 128 bytes into a page.
+
+    Copying is half as fast where the low twelve bits of a target are those of its source and a little more:
+    the processor takes its loads for dependent on the stores before them. Capture buffers begin at a page or,
+    from malloc, 16 bytes into one, and common line lengths are multiples of 256: 128 is in between.
+    """
+    whole = np.zeros(size + 4096, np.uint8)
+    start = (128 - whole.ctypes.data) % 4096
+    return whole[start : start + size]
 
 
 def _enabled(target: int, count: int, word: int) -> Iterator[tuple[int, int]]:

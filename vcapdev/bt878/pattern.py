@@ -41,6 +41,10 @@ TAG_BYTES = 16
 _ALIGN = 8  # rows of a picture begin at multiples of this, so that it can be stamped eight bytes at a time
 
 
+_SHIFT_16, _SHIFT_13 = np.uint32(16), np.uint32(13)
+_FIRST, _SECOND = np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)
+
+
 @overload
 def mix32(x: int) -> int: ...
 @overload
@@ -51,9 +55,12 @@ def mix32(x: int | Words) -> int | Words:
         x = ((x ^ x >> 16) * 0x85EBCA6B) & 0xFFFF_FFFF
         x = ((x ^ x >> 13) * 0xC2B2AE35) & 0xFFFF_FFFF
         return x ^ x >> 16
-    x = (x ^ x >> np.uint32(16)) * np.uint32(0x85EBCA6B)
-    x = (x ^ x >> np.uint32(13)) * np.uint32(0xC2B2AE35)
-    return x ^ x >> np.uint32(16)
+    mixed = x ^ x >> _SHIFT_16
+    mixed *= _FIRST
+    mixed ^= mixed >> _SHIFT_13
+    mixed *= _SECOND
+    mixed ^= mixed >> _SHIFT_16
+    return mixed
 
 
 def stamp(frame: int, field: int, kind: int = KIND_VIDEO) -> int:
@@ -63,15 +70,20 @@ def stamp(frame: int, field: int, kind: int = KIND_VIDEO) -> int:
 
 def tags(frame: int, field: int, kind: int, lines: int) -> Words:
     """The tags of a field's first ``lines`` lines, shape ``(lines, 4)``."""
-    line = np.arange(lines, dtype=np.uint32)
     tag = np.empty((lines, 4), np.uint32)
+    line, shifted = _lines(lines)
     tag[:, 0] = frame & 0xFFFF_FFFF
-    tag[:, 1] = line | np.uint32(field << 16 | kind << 24)
-    tag[:, 2] = mix32(
-        line << np.uint32(8) ^ np.uint32((frame ^ field << 4 ^ kind ^ 0x5EED0000) & 0xFFFF_FFFF)
-    )
+    np.bitwise_or(line, np.uint32(field << 16 | kind << 24), out=tag[:, 1])
+    tag[:, 2] = mix32(shifted ^ np.uint32((frame ^ field << 4 ^ kind ^ 0x5EED0000) & 0xFFFF_FFFF))
     tag[:, 3] = MAGIC
     return tag
+
+
+@lru_cache(maxsize=8)
+def _lines(count: int) -> tuple[Words, Words]:
+    """Line numbers, and the same shifted as a tag's hash takes them."""
+    line = np.arange(count, dtype=np.uint32)
+    return line, line << np.uint32(8)
 
 
 def _noise(field: int, plane: int, kind: int, lines: int, width: int) -> Bytes:
@@ -137,9 +149,12 @@ class Picture:
             size = count * step
             np.bitwise_xor(rows[first * step : first * step + size], wide, out=words[at : at + size])
             at += size
-        size = min(TAG_BYTES, self.widths[0])
-        heads = out[: count * self.strides[0]].reshape(count, self.strides[0])[:, :size]
-        heads[:] = tag[first : first + count].view(np.uint8)[:, :size]
+        step = self.strides[0] // _ALIGN
+        if self.widths[0] >= TAG_BYTES:
+            words[: count * step].reshape(count, step)[:, :2] = tag[first : first + count].view(np.uint64)
+        else:
+            heads = out[: count * self.strides[0]].reshape(count, -1)[:, : self.widths[0]]
+            heads[:] = tag[first : first + count].view(np.uint8)[:, : self.widths[0]]
 
 
 @lru_cache(maxsize=8)

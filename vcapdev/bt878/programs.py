@@ -37,6 +37,10 @@ _NOWHERE = -1  # target of bytes that are discarded
 _PLAIN = 0xF000_0FFF | SOL | EOL  # bits that may be set in a line that raises nothing and writes every byte
 
 
+FETCH = 1 << 58
+"""Marks the origin of an instruction fetch; the rest is the instruction's address."""
+
+
 # Origin of a piece: an opaque number for observers, and all that is needed to explain it.
 class Place(NamedTuple):
     """Instruction address, line of the field, byte of the line, plane; or the fetch of an instruction."""
@@ -51,7 +55,7 @@ class Place(NamedTuple):
     def origin(self) -> int:
         """As one number of 63 bits."""
         place = self.address | self.line << 32 | self.offset << 43 | self.plane << 56
-        return place | self.fetch << 58
+        return place | FETCH * self.fetch
 
     @classmethod
     def of(cls, origin: int) -> Place:
@@ -61,7 +65,7 @@ class Place(NamedTuple):
             origin >> 32 & 0x7FF,
             origin >> 43 & 0x1FFF,
             origin >> 56 & 3,
-            bool(origin >> 58 & 1),
+            bool(origin & FETCH),
         )
 
 

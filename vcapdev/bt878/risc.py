@@ -76,9 +76,12 @@ END_OF_LINE = {4: Status.EOL4, 3: Status.EOL3, 2: Status.EOL2, 1: Status.EOL1}
 """The status of a line's last dword, by its valid bytes."""
 
 
-def dwords(word: int) -> int:
-    """Length of the instruction that begins with ``word``; 1 for an illegal one."""
-    return DWORDS.get(word >> 28, 1)  # type: ignore[call-overload, no-any-return]
+_BYTES = [4 * DWORDS.get(op, 1) for op in range(16)]  # type: ignore[call-overload]
+
+
+def instruction_bytes(code: bytes) -> int:
+    """Length of the instruction that ``code`` begins with; 4 for an illegal one, or for too few bytes."""
+    return _BYTES[code[3] >> 4] if len(code) > 3 else 4
 
 
 def counts(words: Sequence[int]) -> tuple[int, int, int]:

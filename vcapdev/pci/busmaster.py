@@ -31,6 +31,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,9 +117,23 @@ class BusMaster:
             observer.device_read(addr, length, origin)
         return data
 
+    def fetch(self, addr: int, longest: int, measure: Callable[[bytes], int], origin: int = 0) -> bytes:
+        """As :meth:`read`, of something that tells its own length.
+
+        :param measure: gets up to ``longest`` bytes, and says how many of them are wanted.
+        """
+        ahead = self.peek(addr, longest)
+        length = measure(ahead)
+        if len(ahead) < length or not self.enabled():
+            return self.read(addr, length, origin)
+        for observer in self.observers:
+            observer.device_read(addr, length, origin)
+        return ahead[:length]
+
     def peek(self, addr: int, length: int) -> bytes:
         """What is in memory now, up to the end of the mapped range; no bus cycle, no observer."""
-        self._follow_map()
+        if self._generation != self.memory.generation:
+            self._follow_map()
         index = bisect_right(self._starts, addr) - 1
         if index < 0 or addr >= self._ends[index]:
             return b""
@@ -134,42 +149,33 @@ class BusMaster:
 
     # Writing.
 
-    def write(self, batch: Batch, data: NDArray[np.uint8]) -> None:
+    def write(self, batch: Batch, data: NDArray[np.uint8], wanted: Callable[[], bool] | None = None) -> bool:
         """Move a batch's pieces out of ``data`` (shape ``(n,)``), in order.
 
         Keep ``data`` the same object from one field to the next: views of it are cached with the batch.
 
+        :param wanted: asked once more when the observers have looked, who may have let the guest speak.
+        :return: whether anything was moved; not if it was no longer wanted.
         :raise BusAbort: a piece was refused; those before it have been moved.
         :raise ValueError: a piece reaches outside ``data``.
         """
         if not self.enabled():
-            first = (
-                (int(batch.addr[0]), int(batch.length[0]), int(batch.origin[0]))
-                if len(batch.addr)
-                else (0, 0, 0)
-            )
-            self._refuse(BusAbort(*first, True, Abort.MASTER_DISABLED))
+            self._refuse_piece(batch, 0, Abort.MASTER_DISABLED)
         plan = self._planned(batch, data)
-        if len(plan.moved.addr):
+        if len(plan.moved.addr) and self.observers:
             for observer in self.observers:
                 observer.before_write(plan.moved)
             # An observer may have paused the guest and served its messages meanwhile, an unmap among them.
             plan = self._planned(batch, data)
-            self._move(plan)
+            if wanted is not None and not wanted():
+                return False
+        self._move(plan)
+        if len(plan.moved.addr):
             for observer in self.observers:
                 observer.after_write(plan.moved)
         if plan.fault is not None:
-            index, why = plan.fault
-            self._refuse(
-                BusAbort(
-                    int(batch.addr[index]),
-                    int(batch.length[index]),
-                    int(batch.origin[index]),
-                    True,
-                    why,
-                    index,
-                )
-            )
+            self._refuse_piece(batch, *plan.fault)
+        return True
 
     def _move(self, plan: _Plan) -> None:
         for segment, pieces in plan.runs:
@@ -243,7 +249,12 @@ class BusMaster:
             _append(runs, index, part)
         return None
 
-    def _refuse(self, abort: BusAbort) -> None:
+    def _refuse_piece(self, batch: Batch, index: int, why: Abort) -> NoReturn:
+        rows = (batch.addr, batch.length, batch.origin)
+        addr, length, origin = (int(row[index]) if index < len(row) else 0 for row in rows)
+        self._refuse(BusAbort(addr, length, origin, True, why, index))
+
+    def _refuse(self, abort: BusAbort) -> NoReturn:
         for observer in self.observers:
             observer.aborted(abort.addr, abort.length, abort.origin, abort.write, abort.why)
         if self.on_abort is not None and abort.why is not Abort.MASTER_DISABLED:
