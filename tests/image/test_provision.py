@@ -495,6 +495,18 @@ def test_single_packages_are_fetched_in_the_asked_version(repository: Repository
 
 
 @pytest.mark.usefixtures("machine", "cache")
+def test_missing_tools_are_named_before_anything_is_fetched(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fill(repository)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        SetupError, match=r"lacks apt-get, dpkg-deb, .* run '.*apt-get install apt dpkg gpgv'"
+    ):
+        resolve(SMALL, Cache(), Silent())
+
+
+@pytest.mark.usefixtures("machine", "cache")
 def test_a_recipe_without_kernel_is_no_guest(repository: Repository) -> None:
     with pytest.raises(UsageError, match="has no kernel"):
         run(SMALL)

@@ -120,6 +120,8 @@ def test_a_lock_pins_qemu_even_with_one_on_path(tools: Path, packaged: Repositor
     fake(tools, "10.1.0", "vfio-user-pci")
     assert qemu().version == "10.1.0"
     assert qemu(lock=tmp_path / "lock.json").argv == first.argv
+    write_lock(tmp_path / "other.json", [])
+    assert qemu(lock=tmp_path / "other.json").version == "10.1.0"
 
 
 def test_packages_without_a_loader_are_refused(

@@ -79,11 +79,30 @@ def write_lock(path: Path, resolutions: Iterable[Resolution]) -> None:
     write_atomic(path, dump_lock(resolutions))
 
 
+def locked_recipes(path: Path) -> list[str]:
+    """Names of the recipes that a lock file pins.
+
+    :raise UsageError: file missing or damaged.
+    """
+    return list(_load(path))
+
+
 def read_lock(path: Path, recipe: str) -> Resolution:
     """The resolution of ``recipe`` in a lock file.
 
     :raise UsageError: file missing, damaged, or without this recipe.
     """
+    recipes = _load(path)
+    if recipe not in recipes:
+        known = ", ".join(recipes) or "none"
+        raise UsageError(f"lock file {path} does not hold recipe {recipe!r} (it holds: {known})")
+    try:
+        return _resolution(recipe, recipes[recipe])
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UsageError(f"lock file {path}, recipe {recipe!r}: {error}") from error
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -93,13 +112,7 @@ def read_lock(path: Path, recipe: str) -> Resolution:
     if not isinstance(data, dict) or data.get("format") != _FORMAT or data.get("version") != _VERSION:
         raise UsageError(f"{path} is not a lock file of this version of vcapdev")
     recipes = data.get("recipes")
-    if not isinstance(recipes, dict) or recipe not in recipes:
-        known = ", ".join(recipes) if isinstance(recipes, dict) and recipes else "none"
-        raise UsageError(f"lock file {path} does not hold recipe {recipe!r} (it holds: {known})")
-    try:
-        return _resolution(recipe, recipes[recipe])
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise UsageError(f"lock file {path}, recipe {recipe!r}: {error}") from error
+    return recipes if isinstance(recipes, dict) else {}
 
 
 def _resolution(recipe: str, data: Mapping[str, Any]) -> Resolution:

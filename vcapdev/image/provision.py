@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from vcapdev.errors import SetupError, UsageError
+from vcapdev.image import machine
 from vcapdev.image.apt import Address, AptRoot, Plan
 from vcapdev.image.apttool import UnresolvableError
 from vcapdev.image.archives import find_archives, read_config
@@ -130,6 +131,7 @@ def kept_resolution(recipe: Recipe, cache: Cache) -> Resolution | None:
 
 
 def _apt_root(recipe: Recipe, cache: Cache) -> AptRoot:
+    machine.require("packages")
     config = read_config()
     archives = find_archives(recipe.suites, config)
     return AptRoot(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from vcapdev.errors import SetupError, UsageError
 from vcapdev.image.cache import Cache, digest, write_atomic
-from vcapdev.image.lock import Package, Resolution
+from vcapdev.image.lock import Package, Resolution, locked_recipes
 from vcapdev.image.provision import resolve, unpacked
 from vcapdev.image.recipe import load_recipe
 from vcapdev.progress import Progress
@@ -65,17 +65,16 @@ def provision_qemu(
 ) -> Qemu:
     """``explicit`` (a name or path) if given, else QEMU on PATH if it has the client, else Debian's.
 
-    With ``lock``, QEMU is the one of the lock file, if that holds one.
+    With a ``lock`` file that holds QEMU, it is that one, even when PATH has another.
 
     :raise UsageError: ``explicit`` cannot be used. :raise SetupError: Debian's cannot be had.
     """
     cache = cache if cache is not None else Cache()
     if explicit is not None:
         return _explicit(explicit, cache)
-    found = find_on_path(cache)
-    if found is not None and lock is None:
-        return found
-    return _from_debian(cache, progress, lock, refresh)
+    pinned = lock if lock is not None and RECIPE in locked_recipes(lock) else None
+    found = find_on_path(cache) if pinned is None else None
+    return found if found is not None else _from_debian(cache, progress, pinned, refresh)
 
 
 def _explicit(name: str, cache: Cache) -> Qemu:
