@@ -17,9 +17,8 @@ from vcapdev.vm.agent import Agent, GuestTimeoutError, Process
 
 EXPECT = "/tmp/expect"
 SAVED = "/tmp/frame"
-SAVE_INDEX = 2  # the frame that becomes a picture: early enough for any run, late enough to be in full swing
 _MAX_BAD = 50  # damaged places that a report keeps
-_HOG_PERCENT = 115  # of the available memory: the rest of it has to be swapped
+_HOG_PERCENT = 100  # of the available memory: the rest of it has to be swapped
 _STALL = 90.0  # seconds without a single new frame after which a capture is given up
 
 Json = dict[str, Any]
@@ -31,7 +30,7 @@ def capture_command(options: RunOptions) -> list[str]:
     words += ["--norm", options.norm, "--format", options.format, "--field", options.field]
     words += ["--frames", str(options.frames), "--buffers", str(options.buffers)]
     words += ["--expect", EXPECT, "--full-every", "10" if options.clock == "fast" else "1"]
-    words += ["--hold-ms", "200", "--save", str(min(SAVE_INDEX, options.frames - 1)), SAVED]
+    words += ["--hold-ms", "200", "--save", str(options.frames // 2), SAVED]
     if options.io == "userptr":
         words += ["--pool", str(options.pool)]
         if options.pressure in ("pageout", "both"):

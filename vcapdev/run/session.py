@@ -32,6 +32,7 @@ from vcapdev.vm.machine import Vm
 from vcapdev.vm.watch import GuestCrash
 
 _BOOT = 180.0  # seconds; 6 on an idle machine without KVM
+_ATTACH = 30.0  # seconds for the checker to find the guest's kernel; 1 on an idle machine
 _TURN = 0.1  # seconds between two looks at whether all children live
 _PATIENCE = 3.0  # seconds that buffers may stay pinned after the device was closed
 _LOOK = 0.5  # seconds between two questions to the device about its counters
@@ -119,8 +120,15 @@ class Session:
         self.device.start()
         self.vm.start()
         agent = self.vm.wait_agent(_BOOT)
+        self._wait_checker(agent)
         stage.note = f"Linux {agent.hello['release']}" if agent.hello else ""
         return agent
+
+    def _wait_checker(self, agent: Agent) -> None:
+        """Give the checker time to find the kernel; if it cannot, it says so at the end, and the run fails."""
+        end = time.monotonic() + _ATTACH
+        while not self.device.call("check-status", timeout=_ATTACH)["attached"] and time.monotonic() < end:
+            agent.pump(_TURN)
 
     def show_events(self) -> None:
         """Print what the device has found since the last look."""

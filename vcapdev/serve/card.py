@@ -27,6 +27,7 @@ from vcapdev.serve.pausing import Pausing
 from vcapdev.vfiouser.reactor import Reactor
 from vcapdev.vfiouser.server import Server
 
+_ATTACH_AGAIN = 5.0  # seconds until the next try to find the guest's kernel
 _POLL = 0.02  # seconds between two looks of the checker at pins while nothing else happens
 
 
@@ -68,6 +69,7 @@ class Card:
         self.server.on_connect = self.pausing.connect
         self.server.on_disconnect = self._client_gone
         self._on_gone = on_gone
+        self._next_attach = 0.0
         reactor.call_later(_POLL, self._poll)
 
     def close(self) -> None:
@@ -78,6 +80,14 @@ class Card:
         self.server.close()
 
     def _poll(self) -> None:
+        """Keep the checker up to date, and have it ready before DMA starts: finding the kernel takes a second.
+
+        A driver that has switched bus mastering on runs in a kernel that has booted far enough.
+        """
+        now = self.reactor.now()
+        if self.config.bus_master and not self.checker.attached and now >= self._next_attach:
+            self.checker.attach()
+            self._next_attach = self.reactor.now() + _ATTACH_AGAIN
         self.checker.poll()
         self.reactor.call_later(_POLL, self._poll)
 
