@@ -146,7 +146,7 @@ def _private_root(recipe: Recipe, compiler: str, headers: Path, progress: Progre
     )
     resolution = resolve(wanted, cache, progress)
     # The scripts name the cache itself, so a moved cache gets a new entry.
-    key = digest("toolchain-1", str(cache.root), str(headers), *resolution.sha256s)
+    key = digest("toolchain-2", str(cache.root), str(headers), *resolution.sha256s)
     final = cache.root / "toolchains" / key / "content"
 
     def build(into: Path) -> None:
@@ -173,16 +173,25 @@ def wrap_programs(tree: Path, final: Path, root: Path, final_root: Path) -> int:
         raise SetupError("the packages of the compiler brought no loader (libc6); refresh the recipe")
     start = final_root / loader.relative_to(root)
     libraries = ":".join(str(final_root / name) for name in _LIBRARY_DIRS)
-    count = 0
-    for program in list(_programs(tree)):
-        real = program.with_name(f".{program.name}.elf")
+    programs = list(_programs(tree))
+    for program in programs:
+        real = _hidden(program)
         program.rename(real)
         place = final / real.relative_to(tree)
         # gcc finds its parts relative to argv[0]: the hidden name lies in the same directory.
         program.write_text(f'#!/bin/sh\nexec "{start}" --library-path "{libraries}" "{place}" "$@"\n')
         program.chmod(0o755)
-        count += 1
-    return count
+    # Debian's modpost starts "its own name" + ".real-lsb-64": under its hidden name, too.
+    for program in programs:
+        for part in programs:
+            if part.parent == program.parent and part.name.startswith(f"{program.name}."):
+                rest = part.name.removeprefix(program.name)
+                program.with_name(_hidden(program).name + rest).symlink_to(part.name)
+    return len(programs)
+
+
+def _hidden(program: Path) -> Path:
+    return program.with_name(f".{program.name}.elf")
 
 
 def _programs(tree: Path) -> Iterator[Path]:
