@@ -88,8 +88,8 @@ static void __attribute__((noreturn)) hog(uint64_t pages, struct progress *p)
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	write_file("/proc/self/oom_score_adj", "1000");
-	/* The capture program shall feel the want of memory, not of CPU time. */
-	if (nice(19) < 0)
+	/* The capture program shall feel the want of memory more than that of CPU time. */
+	if (nice(5) < 0)
 		die(3, "nice");
 	memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (memory == MAP_FAILED)

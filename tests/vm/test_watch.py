@@ -152,6 +152,16 @@ def test_the_host_ending_qemu_is_no_crash(watch, clock) -> None:
     assert not watch.crashed
 
 
+def test_what_a_program_wrote_to_kmsg_is_no_failure_on_the_console_either(watch, console, clock) -> None:
+    line = "[   11.500100] WARNING: CPU: 0 PID: 1 at imagination.c:1"
+    write(console, [line])
+    watch.poll()
+    watch.feed_kmsg(kmsg(line, 12))  # facility "user"
+    clock.time += 1.0
+    watch.poll()
+    assert not watch.crashed
+
+
 def test_an_event_makes_an_oops_fatal_and_keeps_its_name(watch, console, clock) -> None:
     write(console, ["[    9.000000] BUG: kernel NULL pointer dereference, address: 0000000000000008"])
     watch.qmp = Events({"event": "SHUTDOWN", "data": {"guest": True, "reason": "guest-reset"}})

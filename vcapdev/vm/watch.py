@@ -69,7 +69,7 @@ class CrashWatch:
         if self._fatal is not None:
             raise self._fatal
         if self._pending is not None and self._now() >= self._due:
-            raise self._crash(self._pending)
+            self._raise_pending(self._pending)
         if self._pending is None and self.stopped is not None and self._now() >= self._due:
             raise self._ended(self.stopped)
 
@@ -116,8 +116,17 @@ class CrashWatch:
             self.stopped = "reset" if reset else "shutdown"
             self._due = self._now() + _SETTLE_STOPPED
 
-    def _crash(self, incident: Incident) -> GuestCrash:
+    def _raise_pending(self, incident: Incident) -> None:
         self._pending = None
+        if not self._feigned(incident):
+            raise self._crash(incident)
+
+    def _feigned(self, incident: Incident) -> bool:
+        """Whether a program wrote it to /dev/kmsg, which only the agent's stream tells from the kernel's."""
+        told = ((record.usec, record.text) for record in self.kmsg.records if not record.kernel)
+        return (incident.usec, incident.title) in told
+
+    def _crash(self, incident: Incident) -> GuestCrash:
         told = [self._same(log, incident) for log in (self.kmsg, self.console_log)]
         stories = [one for one in told if one is not None] or [incident]
         panicked = self.stopped is not None or any(one.panicked for one in stories)
