@@ -9,6 +9,14 @@ from pathlib import Path
 from vcapdev.report.model import RunReport
 
 
+_LESS_THAN_INTACT = {
+    "dropped": "dropped",
+    "torn": "torn",
+    "damaged": "damaged",
+    "errors": "given back as failed by the driver",
+}
+
+
 def summary(report: RunReport, directory: Path | None = None) -> str:
     """The whole text, ending in a newline."""
     rows = [f"  {name:<9} {text}" for name, text in _rows(report)]
@@ -58,9 +66,9 @@ def _kernel(report: RunReport) -> str:
 def _frames(report: RunReport) -> str:
     frames = report.frames
     text = f"{frames.captured} of {frames.wanted} captured, {frames.intact} intact"
-    for name in ("dropped", "torn", "damaged"):
+    for name, words in _LESS_THAN_INTACT.items():
         if count := getattr(frames, name):
-            text += f", {count} {name}"
+            text += f", {count} {words}"
     return f"{text}, {frames.per_second:.1f} fps"
 
 

@@ -35,6 +35,8 @@ _BOOT = 180.0  # seconds; 6 on an idle machine without KVM
 _ATTACH = 30.0  # seconds for the checker to find the guest's kernel; 1 on an idle machine
 _TURN = 0.1  # seconds between two looks at whether all children live
 _PATIENCE = 3.0  # seconds that buffers may stay pinned after the device was closed
+_SHOWN = 12  # lines of a kernel failure on the terminal
+_LOOK_AT_VMSTAT = 2.0  # seconds between two looks at the guest's /proc/vmstat
 _LOOK = 0.5  # seconds between two questions to the device about its counters
 
 Json = dict[str, Any]
@@ -125,7 +127,7 @@ class Session:
         return agent
 
     def _wait_checker(self, agent: Agent) -> None:
-        """Give the checker time to find the kernel; if it cannot, it says so at the end, and the run fails."""
+        """Give the checker time to find the kernel; if it cannot, the run will say so, and fail."""
         end = time.monotonic() + _ATTACH
         while not self.device.call("check-status", timeout=_ATTACH)["attached"] and time.monotonic() < end:
             agent.pump(_TURN)
@@ -165,7 +167,7 @@ class Session:
     def _watch(self, agent: Agent, process: Process) -> None:
         """Turn everything until the capture program has ended."""
         stall = Stall(time.monotonic())
-        next_look = 0.0
+        next_look = next_vmstat = 0.0
         while process.status is None:
             agent.pump(_TURN)
             self.show_events()
@@ -176,6 +178,9 @@ class Session:
                 self._status = self.device.call("check-status")
                 self.screen.live(self._live_text())
                 self.attachments.states(self.device, self.capture.frames.captured)
+            if now >= next_vmstat:
+                next_vmstat = now + _LOOK_AT_VMSTAT
+                self._take_vmstat(capturing.vmstat(agent))
 
     def _settle(self, agent: Agent) -> None:
         with self.screen.stage("settle") as stage:
@@ -228,7 +233,9 @@ class Session:
             self.report.failure = str(error).rstrip(".")
         if isinstance(error, GuestCrash):
             self.report.guest_log.reports.append(error.kernel_log)
-            self.screen.show(error.kernel_log)
+            lines = error.kernel_log.splitlines()
+            more = f"\n... {len(lines) - _SHOWN} more lines, see kernel.log" if len(lines) > _SHOWN else ""
+            self.screen.show("\n".join(lines[:_SHOWN]) + more)
         elif isinstance(error, GuestTimeoutError):
             with suppress(GuestError):
                 self.vm.check()
@@ -246,7 +253,7 @@ class Session:
         return (
             f"{frames.captured}/{frames.wanted} frames, {frames.per_second:.1f} fps,"
             f" {status.get('pages_checked', 0)} pages checked,"
-            f" {self.capture.swapped_pages} buffer pages swapped, {verdicts} verdicts"
+            f" {self.report.swap.pages_out} pages swapped, {verdicts} verdicts"
         )
 
     # -- how things are started
