@@ -163,6 +163,14 @@ class ModuleTree:
             self._cache[key] = _read_module(path, self._target(path))
         return self._cache[key]
 
+    def any_module(self) -> Module:
+        """Some module of the kernel, to compare others with. :raise SetupError: when it has none."""
+        for name in self.paths:
+            module = self.load(name)
+            if module is not None:
+                return module
+        raise SetupError(f"{self.root} holds no kernel modules; is the kernel package complete?")
+
     def by_alias(self, alias: str) -> str | None:
         """The canonical name of the module with exactly this alias; only library modules are searched."""
         return self._aliases.get(alias)
@@ -235,7 +243,7 @@ def load_order(
     if resolver.missing:
         names = ", ".join(f"{n} (needed by {by})" if by else n for n, by in resolver.missing.items())
         raise SetupError(f"the kernel in {tree.root} has no module {names}; choose another kernel or recipe")
-    check_vermagic(resolver.order, replacements)
+    _check_vermagic(tree, replacements)
     return resolver.order
 
 
@@ -299,18 +307,17 @@ class _Resolver:
             self.visit(name, needed_by)
 
 
-def check_vermagic(modules: Iterable[Module], replacements: Mapping[str, Module]) -> None:
-    """Refuse replacements that were built for another kernel than the stock modules in the same list.
+def _check_vermagic(tree: ModuleTree, replacements: Mapping[str, Module]) -> None:
+    """Refuse replacements that were built for another kernel than the stock modules.
 
-    :raise UsageError: naming both version strings.
+    The kernel itself is more lenient where symbols have checksums, and fails at the first that differs.
     """
-    replaced = set(map(id, replacements.values()))
-    stock = next((m.info.vermagic for m in modules if id(m) not in replaced), None)
-    for module in replacements.values():
-        if stock is not None and module.info.vermagic != stock:
+    for name, module in replacements.items():
+        stock = tree.load(name) or tree.any_module()
+        if module.info.vermagic != stock.info.vermagic:
             raise UsageError(
                 f"{module.source} was built for {module.info.vermagic!r}, and the guest's kernel is "
-                f"{stock!r}; build it against that kernel's headers"
+                f"{stock.info.vermagic!r}; build it against that kernel's headers"
             )
 
 

@@ -74,7 +74,7 @@ def _compile(name: str, files: Sequence[Path], source_dir: Path, output: Path) -
 
 def _first_error(stderr: str) -> str:
     """The line of a compiler's or linker's output that says most."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    lines = [line.strip() for line in stderr.splitlines() if line.strip() and "collect2:" not in line]
     for mark in ("error:", "undefined reference", "cannot find", "fatal"):
         for line in lines:
             if mark in line:
