@@ -22,20 +22,21 @@ from typing import Any
 import numpy as np
 
 from vcapdev.dma import Abort, Batch, Checkpoint, Describe, MemoryMap, Program
+from vcapdev.dmacheck.attachment import Attachment
 from vcapdev.dmacheck.court import Case, Court
 from vcapdev.dmacheck.history import History
-from vcapdev.dmacheck.ledger import PinTable, Record, pages_of
+from vcapdev.dmacheck.ledger import Record, pages_of
 from vcapdev.dmacheck.look import BatchPages, Look
 from vcapdev.dmacheck.oddities import Oddities
 from vcapdev.dmacheck.releases import Releases
-from vcapdev.dmacheck.rules import OUTSIDE_RAM, PAGE_RULES, USER, Setting, certain_alone
+from vcapdev.dmacheck.rules import OUTSIDE_RAM, PAGE_RULES, USER, certain_alone
 from vcapdev.dmacheck.verdict import Verdict
-from vcapdev.guestmm.kernel import AttachError, Kernel, attach, refresh
-from vcapdev.guestmm.memory import GuestMemory, GuestReadError
+from vcapdev.guestmm.kernel import Kernel
+from vcapdev.guestmm.memory import GuestReadError
 from vcapdev.guestmm.pageview import state_labels
-from vcapdev.guestmm.swiotlb import bounce_pfns
 
 _MAX_PROGRAMS = 4096
+_MAX_RETIRED = 64  # programs that are gone, kept to name them when their pages are released
 _MAX_RECENT = 1024  # batches of one field
 _FIELDS_KEPT = 3  # the one under way and two complete ones: a frame
 
@@ -59,23 +60,17 @@ class Checker:
         on_verdict: Callable[[Verdict], None],
     ) -> None:
         self._map = memory
-        self._memory = GuestMemory(memory)
+        self._attachment = Attachment(memory)
         self._dma_running = dma_running
         self._history = History()
         self._court = Court(describe, pause, self._still_running, on_verdict, self._history)
         self._oddities = Oddities()
-        self._kernel: Kernel | None = None
-        self._setting: Setting | None = None
         self._pins: Releases | None = None
-        self._why_not = "DMA has not been switched on yet"
         self._records: dict[int, Record] = {}
-        self._epoch = object()  # a new one whenever everything derived from guest memory becomes void
-        self._generation = -1
-        self._stops = 0
-        self._fields = 0
-        self._attaching = self._judging = False
-        self._resets = 0
-        self._release = ""
+        self._retired: deque[Record] = deque(maxlen=_MAX_RETIRED)
+        self._stops = self._fields = 0
+        self._judging = False
+        self._writes = self._bytes = self._checked = 0
         self._counts: Counter[str] = Counter()
         self._seen = np.zeros(0, dtype=bool)
         self._recent: deque[dict[int, BatchPages]] = deque([{}], maxlen=_FIELDS_KEPT)
@@ -95,31 +90,25 @@ class Checker:
 
     def attach(self) -> bool:
         """Find the guest's kernel now; takes about a second. ``status()["why_not"]`` tells why not."""
-        if self._attaching:  # handling messages meanwhile led here again
+        if not self._attachment.attach(self._breathe) or self._kernel is None:
             return False
-        self._attaching, resets = True, self._resets
-        try:
-            kernel = attach(self._memory, self._breathe)
-            setting = Setting.of(kernel, bounce_pfns(kernel))
-        except AttachError as error:
-            self._why_not = str(error)
-            return False
-        finally:
-            self._attaching = False
-        if self._resets != resets:
-            return False
-        self._adopt(kernel, setting)
-        return True
-
-    def _adopt(self, kernel: Kernel, setting: Setting) -> None:
-        self._kernel, self._setting = kernel, setting
-        self._generation, self._epoch = self._map.generation, object()
-        self._release, self._why_not = kernel.release, ""
-        self._pins = Releases(kernel, PinTable(kernel), self._court, self._oddities, self._pins)
-        if len(self._seen) < kernel.vmemmap.pages:
-            self._seen = np.zeros(kernel.vmemmap.pages, dtype=bool)
+        self._renew()
+        if len(self._seen) < self._kernel.vmemmap.pages:
+            self._seen = np.zeros(self._kernel.vmemmap.pages, dtype=bool)
         for record in self._records.values():
             record.forget(kind=True)
+        return True
+
+    @property
+    def _kernel(self) -> Kernel | None:
+        return self._attachment.kernel
+
+    def _renew(self) -> None:
+        """Begin to watch pins anew, and to collect the pages of a frame."""
+        if self._kernel is not None:
+            self._pins = Releases(self._kernel, self._court, self._oddities, self._pins)
+        self._recent.clear()
+        self._recent.append({})
 
     def poll(self) -> None:
         """Look for released pins. To be called now and then (every 20 ms) while nothing else happens."""
@@ -134,9 +123,14 @@ class Checker:
         :return: ``settled``, ``pinned_pages`` and the kernel's own ``outstanding`` pins (None when unknown).
         """
         if self._kernel is None or self._pins is None:
-            return {"settled": False, "pinned_pages": None, "outstanding": None, "why_not": self._why_not}
+            return {
+                "settled": False,
+                "pinned_pages": None,
+                "outstanding": None,
+                "why_not": self._attachment.why_not,
+            }
         self._guard(self._look_at_pins)
-        return self._pins.settle(self._records, final=final) if self._pins is not None else {}
+        return self._pins.settle(self._books(), final=final) if self._pins is not None else {}
 
     def page_states(self) -> dict[int, str]:
         """State of each page of the last complete frame at its last look: page frame to a short word."""
@@ -156,12 +150,12 @@ class Checker:
         counts = self._counts
         return {
             "attached": self._kernel is not None,
-            "why_not": self._why_not,
-            "kernel": self._release,
-            "build_id": self._kernel.note.build_id if self._kernel is not None else "",
-            "writes": counts["writes"],
-            "bytes": counts["bytes"],
-            "pages_checked": counts["pages"],
+            "why_not": self._attachment.why_not,
+            "kernel": self._attachment.release,
+            "build_id": self._attachment.build_id,
+            "writes": self._writes,
+            "bytes": self._bytes,
+            "pages_checked": self._checked,
             "distinct_pages": int(np.count_nonzero(self._seen)),
             "unchecked_writes": counts["unchecked"],
             "thorough_looks": counts["thorough"],
@@ -175,7 +169,7 @@ class Checker:
 
     def memory_changed(self) -> None:
         """Let go of all guest memory (it is looked up again when needed); for subscribers of the map."""
-        if self._kernel is not None and self._map.generation != self._generation:
+        if self._attachment.stale:
             self._guard(self._follow_map)
 
     # DmaObserver.
@@ -190,14 +184,24 @@ class Checker:
 
     def gone(self, program_id: int) -> None:
         """The program's pages stay watched for their release."""
-        self._records.pop(program_id, None)
+        record = self._records.pop(program_id, None)
+        if record is not None:
+            self._retired.append(record)
 
     def before_write(self, batch: Batch) -> None:
         """The first look."""
-        pages = self._pages_of(batch)
-        if pages is None:
-            self._counts["unchecked"] += 1
-            return
+        pages: BatchPages | None = batch.cache.get(self)
+        if (
+            pages is None
+            or pages.epoch is not self._attachment.epoch
+            or pages.field != self._fields
+            or not pages.record.learned
+            or self._map.generation != self._attachment.generation
+        ):
+            pages = self._pages_of(batch)
+            if pages is None:
+                self._counts["unchecked"] += 1
+                return
         pages.before = None
         if not pages.unchanged():
             self._guard(lambda: self._before(pages))
@@ -205,12 +209,11 @@ class Checker:
     def after_write(self, batch: Batch) -> None:
         """The second look; whatever is bad is judged here."""
         pages: BatchPages | None = batch.cache.get(self)
-        if pages is None or pages.epoch is not self._epoch:
+        if pages is None or pages.epoch is not self._attachment.epoch:
             return
-        counts = self._counts
-        counts["writes"] += 1
-        counts["bytes"] += pages.size
-        counts["pages"] += pages.count
+        self._writes += 1
+        self._bytes += pages.size
+        self._checked += pages.count
         if not pages.unchanged() or pages.before is not None:
             self._guard(lambda: self._after(batch, pages))
         if self._pins is not None and pages.written_version != self._pins.table.version:
@@ -254,25 +257,21 @@ class Checker:
     # Looking.
 
     def _pages_of(self, batch: Batch) -> BatchPages | None:
-        pages: BatchPages | None = batch.cache.get(self)
-        if (
-            pages is not None
-            and pages.epoch is self._epoch
-            and self._map.generation == self._generation
-            and pages.record.learned
-        ):
-            recent = self._recent[-1]
-            if len(recent) < _MAX_RECENT:
-                recent[id(pages)] = pages
-            return pages
+        """The pages of a batch, made ready for looks in this field; None when no kernel is attached."""
         if not self._ready():
             return None
         self._guard(lambda: self._prepare(batch))
-        pages = batch.cache.get(self)
-        return pages if pages is not None and pages.epoch is self._epoch else None
+        pages: BatchPages | None = batch.cache.get(self)
+        if pages is None or pages.epoch is not self._attachment.epoch:
+            return None
+        pages.field = self._fields
+        if len(self._recent[-1]) < _MAX_RECENT:
+            self._recent[-1][id(pages)] = pages
+        return pages
 
     def _prepare(self, batch: Batch) -> None:
-        if self._kernel is None or self._setting is None:
+        setting = self._attachment.setting
+        if self._kernel is None or setting is None:
             return
         record = self._records.get(batch.program)
         if record is None:  # a device that does not announce its programs: what it writes now is its program
@@ -283,21 +282,20 @@ class Checker:
         if not record.learned:
             self._learn(record)
         pages: BatchPages | None = batch.cache.get(self)
-        if pages is not None and pages.epoch is self._epoch and pages.record is record:
+        if pages is not None and pages.epoch is self._attachment.epoch and pages.record is record:
             return
         pfns = pages_of(batch.addr, batch.length.astype(np.uint64))
         inside = pfns[pfns < len(self._seen)]
         self._seen[inside] = True
         size = int(batch.length.sum(dtype=np.int64))
-        pages = BatchPages(self._epoch, self._kernel, self._setting, record, pfns, size)
+        pages = BatchPages(self._attachment.epoch, self._kernel, setting, record, pfns, size)
         batch.cache[self] = pages
-        if len(self._recent[-1]) < _MAX_RECENT:
-            self._recent[-1][id(pages)] = pages
 
     def _learn(self, record: Record) -> None:
-        if self._kernel is None or self._setting is None or self._pins is None:
+        setting = self._attachment.setting
+        if self._kernel is None or setting is None or self._pins is None:
             return
-        facts = record.learn(self._kernel, self._setting)
+        facts = record.learn(self._kernel, setting)
         if record.kind == USER:
             self._pins.admit(facts, self._records.values())
 
@@ -336,8 +334,8 @@ class Checker:
         self._oddities.add("passing", int(np.count_nonzero(((first != 0) | (second != 0)) & ~certain)))
         if not len(guilty) or self._kernel is None:
             return
-        epoch = self._epoch
-        if not self._still_running() or self._epoch is not epoch:
+        epoch = self._attachment.epoch
+        if not self._still_running() or self._attachment.epoch is not epoch:
             self._oddities.add("raced-with-stop", len(guilty))
             return
         case = Case(self._kernel, batch, pages, before, after, f"field {self._fields}")
@@ -350,16 +348,22 @@ class Checker:
         finally:
             self._judging = False
 
+    def _books(self) -> list[Record]:
+        """All programs that are remembered, the latest first."""
+        return [*reversed(self._records.values()), *reversed(self._retired)]
+
     def _note(self, look: Look, when: str) -> None:
         if self._kernel is None or not len(look.changed):
             return
         facts = look.facts.take(look.changed)
+        if self._pins is not None and facts.pinned.any():  # pinned only after the program was announced
+            self._pins.admit(facts, self._records.values())
         self._history.record(when, facts)
         self._oddities.observe(self._kernel, facts)
 
     def _look_at_pins(self) -> None:
         if self._pins is not None and not self._judging and self._ready():
-            released = self._pins.look()
+            released = self._pins.look(self._books())
             if released is not None:
                 for record in self._records.values():
                     if np.isin(record.pfns, released, assume_unique=True).any():
@@ -370,42 +374,33 @@ class Checker:
 
     def _ready(self) -> bool:
         """Whether a kernel is attached, with the memory map as it is now."""
-        if self._kernel is not None and self._map.generation != self._generation:
+        if self._attachment.stale:
             self._guard(self._follow_map)
         return self._kernel is not None
 
     def _follow_map(self) -> None:
         """The map of guest memory, or that of struct pages, has changed: build what rests on it again."""
-        if self._kernel is None:
-            return
-        self._generation, self._epoch = self._map.generation, object()
-        try:
-            self._kernel = refresh(self._kernel)
-        except GuestReadError as error:
-            self._drop(f"the guest's memory map changed: {error}")
-            return
-        self._pins = Releases(self._kernel, PinTable(self._kernel), self._court, self._oddities, self._pins)
-        for record in self._records.values():
-            record.forget(kind=False)
-        self._recent.clear()
-        self._recent.append({})
+        if self._attachment.follow():
+            self._renew()
+            for record in self._records.values():
+                record.forget(kind=False)
+        elif self._kernel is None:
+            self._forget()
 
-    def _reset(self) -> None:
-        self._records.clear()
-        self._resets += 1
-        self._drop("the device was reset and DMA has not been switched on since")
-
-    def _drop(self, why: str) -> None:
-        """Forget the kernel and everything that was learnt of it; figures and findings stay."""
-        self._kernel = self._setting = None
-        self._why_not, self._epoch = why, object()
+    def _forget(self) -> None:
+        """Forget what was learnt of the guest; figures and findings stay."""
         self._stops += 1
-        self._recent.clear()
-        self._recent.append({})
+        self._renew()
         self._history.clear()
         self._oddities.forget()
         if self._pins is not None:
             self._pins.drop()
+
+    def _reset(self) -> None:
+        self._records.clear()
+        self._retired.clear()
+        self._attachment.drop("the device was reset and DMA has not been switched on since")
+        self._forget()
 
     def _stopped(self) -> None:
         """Buffers may be given back while DMA is off, and their pages may come again in another role."""

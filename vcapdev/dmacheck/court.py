@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 
 from vcapdev.dma import Batch, Describe, Origin
 from vcapdev.dmacheck.history import History
+from vcapdev.dmacheck.ledger import Record
 from vcapdev.dmacheck.look import BatchPages, Look
-from vcapdev.dmacheck.rules import Rule
-from vcapdev.dmacheck.verdict import Evidence, Sight, Target, Verdict
+from vcapdev.dmacheck.rules import NOT_DIRTIED, Rule
+from vcapdev.dmacheck.verdict import Evidence, Sight, Target, Verdict, key_of
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE
 from vcapdev.guestmm.pages import PageFacts, PageSet
 from vcapdev.guestmm.pageview import page_kinds, view_page
 
 _MAX_VERDICTS = 64  # kinds of findings that are explained; further ones are only counted
+_UNSEEN = "pages that no DMA write was seen to"
 
 Rows = NDArray[np.intp]
 
@@ -79,17 +81,31 @@ class Court:
                     self._new(self._explain_write(rule, subject, case, same, stopped))
         return True
 
-    def pin_verdict(self, rule: Rule, kernel: Kernel, facts: PageFacts, rows: Rows) -> None:
+    def pin_verdict(
+        self, rule: Rule, kernel: Kernel, facts: PageFacts, rows: Rows, records: Iterable[Record]
+    ) -> None:
         """A breach that shows at a release or after the end, without a write at hand."""
         for kind, same in _by_kind(kernel, facts, rows).items():
             subject = _article(kind)
             if self._known(rule, subject, len(same)) is None:
+                pfn = int(facts.pfn[same[0]])
+                origin, target = _writer_of(pfn, records)
                 with self._pause() as stopped:
                     evidence = self._evidence(kernel, facts, int(same[0]), stopped)
-                    pfn = int(facts.pfn[same[0]])
-                    address = pfn << PAGE_SHIFT
-                    verdict = Verdict(rule, subject, pfn, address, None, None, evidence, len(same), len(same))
-                self._new(verdict)
+                if any("(dirty" in owner for owner in evidence.owner_now) and rule is NOT_DIRTIED:
+                    evidence.notes.append("the page table entry is dirty, so these data survive this time")
+                address = pfn << PAGE_SHIFT
+                self._new(
+                    Verdict(rule, subject, pfn, address, origin, target, evidence, len(same), len(same))
+                )
+
+    def leak_verdict(self, rule: Rule, confirm: Callable[[], tuple[int, str]]) -> None:
+        """Pins of pages that no write ever went to; ``confirm`` counts them with the vCPUs stopped."""
+        with self._pause() as stopped:
+            count, text = confirm()
+        if count > 0 and self._known(rule, _UNSEEN, count) is None:
+            evidence = Evidence(notes=[text], stopped=stopped)
+            self._new(Verdict(rule, _UNSEEN, -1, -1, None, None, evidence, count, count))
 
     def outside(self, rule: Rule, address: int, length: int, origin: int, why: str) -> None:
         """A write that no memory answered."""
@@ -100,8 +116,7 @@ class Court:
             self._new(Verdict(rule, subject, pfn, address, self._origin(origin), None, evidence))
 
     def _known(self, rule: Rule, subject: str, pages: int) -> Verdict | None:
-        key = f"vcapdev: {rule.name} ({rule.id}): {subject}"
-        verdict = self._by_key.get(key)
+        verdict = self._by_key.get(key_of(rule, subject))
         if verdict is not None:
             verdict.count += pages
         return verdict
@@ -158,6 +173,21 @@ class Court:
             return self._describe(origin)
         except (KeyError, IndexError, ValueError, LookupError):
             return None
+
+
+def _writer_of(pfn: int, records: Iterable[Record]) -> tuple[Origin | None, Target | None]:
+    """The program that last wrote to a page, as far as it is remembered."""
+    for record in records:
+        if np.isin(pfn, record.pfns):
+            start, length = record.ranges[:, 0], record.ranges[:, 1]
+            hits = (start // PAGE_SIZE <= pfn) & ((start + np.maximum(length, 1) - 1) // PAGE_SIZE >= pfn)
+            first = max(int(start[hits][0]), pfn << PAGE_SHIFT) if hits.any() else pfn << PAGE_SHIFT
+            page, pages, offset = record.place(first)
+            size = int(length[hits].sum())
+            text = f"a program of {len(record.ranges)} pieces, {size} bytes of it to this page"
+            target = Target(record.id, record.address, page, pages, offset, offset)
+            return Origin(text, record.address), target
+    return None, None
 
 
 def _find_owners(kernel: Kernel, evidence: Evidence, then: tuple[int, int] | None) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Looking at the pages of one batch: cheap while nothing changes, thorough when something does.
 
-A look copies the struct pages out of guest RAM and compares them with those of the last look that was found
-good. Only when a word differs that the rules depend on are the pages decoded and judged; only what is then
-found bad is read again until it stands still.
+A look copies out of guest RAM those words of the struct pages that the rules depend on, and compares them
+with the last look that was found good. Only when one differs are the pages read in full, decoded and judged;
+only what is then found bad is read again until it stands still.
 """
 
 from __future__ import annotations
@@ -16,10 +16,50 @@ from numpy.typing import NDArray
 from vcapdev.dmacheck.ledger import Record
 from vcapdev.dmacheck.rules import Codes, Promise, Setting, judge
 from vcapdev.guestmm.kernel import Kernel
-from vcapdev.guestmm.pages import Bools, PageFacts, PageSet, Pfns
+from vcapdev.guestmm.layout import PIN_BIAS
+from vcapdev.guestmm.pages import Bools, PageFacts, PageSet, Pfns, relevant_words
+from vcapdev.guestmm.vmemmap import Rows
 
 _TRIES = 8  # for a page to stand still between two reads
 _MOVED_CHECKS = 4  # bad pages whose place in vmemmap is looked up again
+_FEW = 128  # changed words up to which one by one is quicker than all at once
+
+# Flags that come and go on a pinned page and that no rule and no oddity asks for.
+_FLEETING = ("locked", "referenced", "uptodate", "lru", "active", "workingset", "waiters", "reclaim", "dirty")
+
+
+class Material:
+    """Tells which changed words of a struct page can matter, for pages pinned by their reference count.
+
+    Reclaim isolates pages, takes references and sets flags all the time; while the number of pins stays what
+    it was, nothing that a rule asks for has changed.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        layout = kernel.layout
+        self._relevant: list[int] = relevant_words(kernel).tolist()
+        self._words = len(self._relevant)
+        self._flags, self._count = layout.flags // 8, layout.refcount // 8
+        self._shift = 8 * (layout.refcount % 8)
+        fleeting = sum(kernel.flags.bit(name) for name in _FLEETING)
+        self._relevant[self._flags] &= ~fleeting
+
+    def none(self, places: NDArray[np.intp], now: Rows, before: Rows) -> bool:
+        """Whether none of the changed words matters; ``places`` are their numbers in the flattened rows."""
+        new, old = now.ravel()[places].tolist(), before.ravel()[places].tolist()
+        counts = now[places // self._words, self._count].tolist()
+        for place, a, b, count in zip(places.tolist(), new, old, counts, strict=True):
+            word = place % self._words
+            difference = (a ^ b) & self._relevant[word]
+            if not difference:
+                continue
+            pins = (count >> self._shift & 0xFFFFFFFF) // PIN_BIAS
+            if word == self._count:
+                difference &= ~(0xFFFFFFFF << self._shift)  # what shares the word: the map count
+                difference |= pins ^ (b >> self._shift & 0xFFFFFFFF) // PIN_BIAS
+            if difference or not 0 < pins < 1 << 20:
+                return False
+        return True
 
 
 @dataclass(slots=True)
@@ -44,6 +84,7 @@ class BatchPages:
         "_good",
         "_kernel",
         "_last",
+        "_material",
         "_promise",
         "_setting",
         "_version",
@@ -51,6 +92,7 @@ class BatchPages:
         "count",
         "epoch",
         "facts",
+        "field",
         "pages",
         "record",
         "size",
@@ -60,6 +102,7 @@ class BatchPages:
     def __init__(
         self, epoch: object, kernel: Kernel, setting: Setting, record: Record, pfns: Pfns, size: int
     ) -> None:
+        self._material = material_of(kernel)
         self.epoch = epoch
         self.record = record
         self.pages = PageSet(kernel, pfns)
@@ -67,7 +110,7 @@ class BatchPages:
         self.size = size
         self.before: Look | None = None
         self.facts: PageFacts | None = None
-        self.written_version = -1
+        self.written_version = self.field = -1
         self._kernel = kernel
         self._setting = setting
         self._version = -1
@@ -76,18 +119,21 @@ class BatchPages:
         self._last: NDArray[np.uint64] | None = None
 
     def unchanged(self) -> bool:
-        """Read the pages; whether they are byte for byte what was last judged good."""
-        return self.pages.read().tobytes() == self._good and self._version == self.record.version
+        """Whether all that matters of the pages is byte for byte what was last judged good."""
+        return self.pages.peek() == self._good and self._version == self.record.version
 
     def look(self) -> Look | None:
-        """Judge what :meth:`unchanged` has just read; None when no word changed that matters."""
+        """Read and judge; None when no word changed that matters."""
+        self.pages.read()
         if self._version != self.record.version:
             self._version, self._good = self.record.version, b""
             self._promise = self.record.promise(self.pages.pfns)
+        if self._good and self._last is not None and self._last.shape == self.pages.rows.shape:
+            words = np.flatnonzero(self.pages.rows.ravel() != self._last.ravel())
+            if len(words) <= _FEW and self._material.none(words, self.pages.rows, self._last):
+                self._remember()
+                return None
         changed = self._changed()
-        if self._good and not len(changed):
-            self._remember()
-            return None
         facts = self.pages.facts()
         look = Look(facts, judge(facts, self._promise, self._setting), changed)
         if look.bad:
@@ -123,4 +169,12 @@ class BatchPages:
 
     def _remember(self, *, good: bool = True) -> None:
         self._last = self.pages.rows.copy()
-        self._good = self._last.tobytes() if good else b""
+        self._good = self.pages.peeked() if good else b""
+
+
+def material_of(kernel: Kernel) -> Material:
+    """The kernel's :class:`Material`, made once."""
+    found = kernel.cache.get("material")
+    if not isinstance(found, Material):
+        found = kernel.cache["material"] = Material(kernel)
+    return found

@@ -34,6 +34,9 @@ class Oddities:
     def observe(self, kernel: Kernel, facts: PageFacts) -> None:
         """Count pages that have entered an odd state."""
         bit = kernel.flags.bit
+        odd = (facts.mapcount < 0) | facts.has(bit("swapcache") | bit("writeback")) | facts.torn
+        if not self._inside and not odd.any():
+            return
         single = facts.pinned & ~facts.large & facts.present
         unmapped = single & (facts.mapcount == -1)
         swapcache = facts.has(bit("swapcache")) & facts.has(bit("swapbacked"))
@@ -58,5 +61,8 @@ class Oddities:
         known = self._inside.setdefault(name, set())
         self.add(name, len(now - known))
         known -= set(pfns.tolist()) - now
+        if not known and not now:
+            del self._inside[name]
+            return
         if len(known) < _MAX_WATCHED:
             known |= now

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,9 @@ from vcapdev.guestmm.vmstat import PinCounters, read_pin_counters
 class Releases:
     """Watches the pins of all DMA targets. ``former`` hands its figures on after a re-attach."""
 
-    def __init__(
-        self, kernel: Kernel, table: PinTable, court: Court, oddities: Oddities, former: Releases | None
-    ) -> None:
+    def __init__(self, kernel: Kernel, court: Court, oddities: Oddities, former: Releases | None) -> None:
         self._kernel, self._court, self._oddities = kernel, court, oddities
-        self.table = table
+        self.table = PinTable(kernel)
         self._figures: Counter[str] = former._figures if former is not None else Counter()
         self._late: set[int] = set()
         known: PinCounters | None = former._at_attach if former is not None else None
@@ -41,18 +39,19 @@ class Releases:
         """Watch the pinned pages of a program."""
         before = len(self.table)
         self._figures["clean_at_pin"] += self.table.add(facts)
-        self._figures["watched"] += max(0, len(self.table) - before)
-        self.table.watch(records)
+        if len(self.table) != before:
+            self._figures["watched"] += len(self.table) - before
+            self.table.watch(records)
 
-    def look(self) -> Pfns | None:
+    def look(self, records: Iterable[Record]) -> Pfns | None:
         """Look for dropped pins and judge them; returns the pages that were released."""
         release = self.table.look()
         if release is None:
             return None
-        self._judge(release)
+        self._judge(release, records)
         return release.facts.pfn[release.rows]
 
-    def _judge(self, release: Release) -> None:
+    def _judge(self, release: Release, records: Iterable[Record]) -> None:
         facts, rows, bit = release.facts, release.rows, self._kernel.flags.bit
         dirty = facts.has(bit("dirty"))[rows]
         late = self._too_late(release)
@@ -66,7 +65,7 @@ class Releases:
         lost = judged & ~dirty & ~release.was_clean  # somebody cleaned it between our last look and this one
         self._oddities.add("release-seen-late", int(np.count_nonzero((release.written & late) | lost)))
         if bad.any():
-            self._court.pin_verdict(NOT_DIRTIED, self._kernel, facts, rows[bad])
+            self._court.pin_verdict(NOT_DIRTIED, self._kernel, facts, rows[bad], records)
 
     def _too_late(self, release: Release) -> Bools:
         """Pages that something else has happened to since their release.
@@ -94,7 +93,7 @@ class Releases:
         result: Bools = of_file[rows] & bool((of_file & moving)[rows].any())
         return result
 
-    def settle(self, records: Mapping[int, Record], *, final: bool) -> dict[str, Any]:
+    def settle(self, records: Iterable[Record], *, final: bool) -> dict[str, Any]:
         """See :meth:`vcapdev.dmacheck.checker.Checker.settle`."""
         counters = self._latest = read_pin_counters(self._kernel)
         facts = self.table.still_pinned()
@@ -104,8 +103,10 @@ class Releases:
             self._oddities.add("release-seen-late", len(back))
             self._late = set(facts.pfn[held].tolist()) if not final else set()
         if final and len(held) and facts is not None:
-            self._court.pin_verdict(PIN_LEAK, self._kernel, facts, held)
+            self._court.pin_verdict(PIN_LEAK, self._kernel, facts, held, records)
         grown = self._grown(counters)
+        if final and grown and not len(held):
+            self._court.leak_verdict(PIN_LEAK, self._confirm_growth)
         return {
             "settled": not len(held) and not grown,
             "pinned_pages": len(held),
@@ -114,6 +115,14 @@ class Releases:
             "acquired": None if counters is None else counters.acquired,
             "released": None if counters is None else counters.released,
         }
+
+    def _confirm_growth(self) -> tuple[int, str]:
+        """Read the counters once more, with the vCPUs standing: pins too many, and a line on them."""
+        counters, base = read_pin_counters(self._kernel), self._at_attach
+        if counters is None or base is None:
+            return 0, ""
+        text = f"nr_foll_pin_acquired {counters.acquired}, nr_foll_pin_released {counters.released}"
+        return counters.outstanding - base.outstanding, f"{text}; outstanding at attach {base.outstanding}"
 
     def _grown(self, counters: PinCounters | None) -> bool:
         """Whether more pins are out than when the first ones were seen.

@@ -57,7 +57,8 @@ class Evidence:
 class Verdict:
     """One finding. ``count`` grows when the same is found again; the rest is of the first time.
 
-    ``address`` is the bus address of the first byte in question, ``pfn`` its page frame.
+    ``address`` is the bus address of the first byte in question, ``pfn`` its page frame; both are -1 where
+    no page is known.
     """
 
     rule: Rule
@@ -73,7 +74,7 @@ class Verdict:
     @property
     def key(self) -> str:
         """The first line of the splat: equal for findings that are the same."""
-        return f"vcapdev: {self.rule.name} ({self.rule.id}): {self.subject}"
+        return key_of(self.rule, self.subject)
 
     def splat(self) -> str:
         """At most a screen of text, 100 columns wide; the first line serves to recognise repetitions."""
@@ -81,7 +82,8 @@ class Verdict:
         lines = [self.key]
         _add(lines, "what", self.rule.sentence)
         _add(lines, "certainty", self._certainty())
-        _add(lines, "page", f"pfn {self.pfn:#x}, bus address {self.address:#x}" + self._struct_page())
+        if self.pfn >= 0:
+            _add(lines, "page", f"pfn {self.pfn:#x}, bus address {self.address:#x}" + self._struct_page())
         for label, view in (
             ("  before", evidence.before),
             ("  after", evidence.after),
@@ -91,9 +93,10 @@ class Verdict:
                 _add(lines, label, str(view))
         for i, sight in enumerate(evidence.history):
             _add(lines, "" if i else "history", f"{sight.when}: {sight.state}")
-        for label, owners in (("owner then", evidence.owner_then), ("owner now", evidence.owner_now)):
-            for i, text in enumerate(owners or ["nobody that could be found"]):
-                _add(lines, "" if i else label, text)
+        if evidence.now is not None:
+            for label, owners in (("owner then", evidence.owner_then), ("owner now", evidence.owner_now)):
+                for i, text in enumerate(owners or ["nobody that could be found"]):
+                    _add(lines, "" if i else label, text)
         self._add_origin(lines)
         for text in evidence.notes:
             _add(lines, "note", text)
@@ -132,8 +135,10 @@ class Verdict:
         }
 
     def _certainty(self) -> str:
-        stopped = "looked at again" if self.evidence.stopped else "explained while the guest ran on, not"
-        return f"{self.rule.certainty}; {stopped} with the vCPUs stopped"
+        stopped = (
+            "explained with the vCPUs stopped" if self.evidence.stopped else "explained in a running guest"
+        )
+        return f"{self.rule.certainty}; {stopped}"
 
     def _struct_page(self) -> str:
         view = self.evidence.now or self.evidence.after or self.evidence.before
@@ -157,6 +162,11 @@ class Verdict:
                 f"page {target.page + 1} of {target.pages}, bytes {target.first:#x} to {target.last:#x} "
                 f"of what program {target.program} (at {target.program_address:#x}) writes",
             )
+
+
+def key_of(rule: Rule, subject: str) -> str:
+    """The line by which findings are recognised as the same; it holds nothing that differs between runs."""
+    return f"vcapdev: {rule.name} ({rule.id}): {subject}"[:WIDTH]
 
 
 def _add(lines: list[str], label: str, text: str) -> None:

@@ -20,7 +20,7 @@ from vcapdev.guestmm.memory import GuestReadError
 from vcapdev.guestmm.pagetable import PageTable
 from vcapdev.guestmm.vmcoreinfo import Vmcoreinfo
 
-_MAX_SYMBOLS = 2_000_000
+_MAX_SYMBOLS = 500_000
 _MAX_NAME = 1024
 _TABLES = ("names", "num_syms", "token_table", "token_index", "offsets", "relative_base")
 

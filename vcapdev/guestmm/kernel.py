@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from vcapdev.errors import InconclusiveError
 from vcapdev.guestmm.btf import Btf, BtfError
@@ -24,6 +25,9 @@ from vcapdev.guestmm.vmemmap import MAX_PAGES, Vmemmap
 START_KERNEL_MAP = 0xFFFFFFFF80000000  # __START_KERNEL_map, arch/x86/include/asm/page_64_types.h
 _UTS_FIELD = 65  # __NEW_UTS_LEN + 1
 _ALIVE_SECONDS = 0.5  # jiffies advance every 4 ms (CONFIG_HZ=250), 10 ms at the least
+
+_MAX_NOTES = 1024  # a hostile guest may leave one on each page
+_MAX_CANDIDATES = 8
 
 Breathe = Callable[[], None]
 
@@ -74,13 +78,15 @@ def attach(memory: GuestMemory, breathe: Breathe = lambda: None) -> Kernel:
 
     :raise AttachError: one line that says what was found and what was missing.
     """
-    notes = list(find_notes(memory))
+    notes = list(islice(find_notes(memory), _MAX_NOTES))
     if not notes:
         raise AttachError("no VMCOREINFO note in guest RAM: no Linux kernel with CONFIG_CRASH_CORE booted")
     reasons: list[str] = []
     candidates: dict[tuple[int, bytes], tuple[Vmcoreinfo, PageTable]] = {}
     for note in notes:
         breathe()
+        if len(candidates) >= _MAX_CANDIDATES:
+            break
         try:
             table = _validate(memory, note)
             candidates.setdefault((table.top, note.text), (note, table))

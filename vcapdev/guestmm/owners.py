@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from drgn import FaultError, Object, Program, cast, container_of
+from drgn import Object, Program, cast, container_of
 
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.layout import MAPPING_ANON, MAPPING_BITS, MAPPING_KSM
@@ -45,7 +45,7 @@ def describe_owners(kernel: Kernel, mapping: int, index: int, pfn: int, notes: l
     """Lines about everyone who maps the page with this identity; what fails is told in ``notes``."""
     try:
         return [owner.text(pfn) for owner in find_owners(kernel, mapping, index)]
-    except (FaultError, LookupError, AttributeError, TypeError, ValueError, GuestReadError) as error:
+    except Exception as error:  # whatever a hostile guest leads drgn into, the verdict itself stands
         notes.append(f"the owner could not be followed: {error}"[:200])
         return []
 

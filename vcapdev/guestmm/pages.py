@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.layout import MAPPING_ANON, MAPPING_BITS, MAPPING_KSM, PIN_BIAS
-from vcapdev.guestmm.vmemmap import Rows, Vmemmap
+from vcapdev.guestmm.vmemmap import Gather, Rows, Vmemmap
 
 Bools = NDArray[np.bool_]
 Pfns = NDArray[np.int64]
@@ -86,12 +86,24 @@ class PageSet:
         self._vmemmap = kernel.vmemmap
         self.pfns = pfns
         self._heads: Pfns = np.zeros(0, dtype=np.int64)
-        self._gather = self._vmemmap.gather(pfns)
         self.relevant = relevant_words(kernel)
-        self.read = self._gather.read  # rows of all pages, then of the companions; the array is re-used
+        self._words = np.flatnonzero(self.relevant)
+        # Whether a page is a tail shows in its reference count as well, and that word changes all the time.
+        self._single = self._words[self._words != kernel.layout.head // 8]
+        self._use(self._vmemmap.gather(pfns), self._single)
 
     def __len__(self) -> int:
         return len(self.pfns)
+
+    def _use(self, gather: Gather, words: NDArray[np.intp]) -> None:
+        gather.watch(words)
+        self._gather, self._watched = gather, words
+        self.read = gather.read  # rows of all pages, then of the companions; the array is re-used
+        self.peek = gather.peek  # their relevant words as bytes; nothing is kept
+
+    def peeked(self) -> bytes:
+        """What :meth:`peek` would have given for the rows that were read last."""
+        return self.rows[:, self._watched].tobytes()
 
     @property
     def rows(self) -> Rows:
@@ -120,10 +132,8 @@ class PageSet:
         pin_row = layout.pins.row if layout.pins else 0
         order_row = layout.order[0] if layout.order else 0
         self._heads = heads
-        self._gather = self._vmemmap.gather(
-            np.concatenate([self.pfns, heads, heads + pin_row, heads + order_row])
-        )
-        self.read = self._gather.read
+        companions = np.concatenate([self.pfns, heads, heads + pin_row, heads + order_row])
+        self._use(self._vmemmap.gather(companions), self._words)
         self.read()
 
     def _compound(self, heads: Pfns, large: Bools) -> PageFacts:

@@ -83,7 +83,7 @@ def page_kinds(kernel: Kernel, facts: PageFacts) -> list[str]:
         (facts.ksm, "KSM page"),
         (facts.anon & facts.large, "anonymous huge page"),
         (facts.anon, "anonymous page"),
-        ((facts.mapping & np.uint64(3)) == 2, "movable kernel page (zsmalloc, balloon)"),
+        ((facts.mapping & np.uint64(3)) == 2, "movable kernel page"),
         (shmem, "shmem page"),
         (facts.mapping != 0, "file page"),
         (facts.has(flags.bit("lru")), "page of a truncated file"),

@@ -32,7 +32,7 @@ class Gather:
     ``present[i]`` tells whether page ``i`` has a struct page at all; the rows of the others stay zero.
     """
 
-    __slots__ = ("_index", "_parts", "_source", "present", "rows")
+    __slots__ = ("_chosen", "_flat", "_index", "_parts", "_peeked", "_source", "_words", "present", "rows")
 
     def __init__(
         self, parts: list[tuple[Rows, NDArray[np.intp], NDArray[np.intp]]], count: int, words: int
@@ -45,6 +45,9 @@ class Gather:
         whole = len(parts) == 1 and len(parts[0][2]) == count
         self._source: Rows | None = parts[0][0] if whole else None
         self._index: Index | None = parts[0][1] if whole else None
+        self._flat: NDArray[np.uint64] | None = None
+        self._chosen = self._words = np.zeros(0, dtype=np.intp)
+        self._peeked = np.zeros(0, dtype=np.uint64)
 
     def read(self) -> Rows:
         """Copy all rows out of guest RAM now; the returned array is re-used by the next call."""
@@ -55,6 +58,22 @@ class Gather:
         for source, index, positions in self._parts:
             self.rows[positions] = source[index]
         return self.rows
+
+    def watch(self, words: Index) -> None:
+        """Choose the words of each row that :meth:`peek` reads."""
+        if self._source is not None and self._index is not None:
+            width = self.rows.shape[1]
+            self._flat = self._source.reshape(-1)
+            self._words = (self._index[:, None] * width + words).reshape(-1)
+            self._peeked = np.zeros(len(self._words), dtype=np.uint64)
+        self._chosen = words
+
+    def peek(self) -> bytes:
+        """The chosen words of all rows now, row by row: half the cost of :meth:`read`, but not kept."""
+        if self._flat is not None:
+            self._flat.take(self._words, None, self._peeked, "clip")
+            return self._peeked.tobytes()
+        return self.read()[:, self._chosen].tobytes()
 
 
 class Vmemmap:
