@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Protects the choice of the compiler, and programs that run through the loader of a private root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from vcapdev.errors import SetupError
+from vcapdev.image.elf import Elf, resolve_in_root
+from vcapdev.image.toolchain import host_compiler, kernel_compiler, tools_run, wrap_programs
+
+RELEASE = "6.1.0-9-amd64"
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def headers(tmp_path: Path, text: str) -> Path:
+    config = tmp_path / f"usr/src/linux-headers-{RELEASE}/.config"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'CONFIG_X=y\nCONFIG_CC_VERSION_TEXT="{text}"\n')
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0", "gcc-12"),
+        ("gcc-10 (Debian 10.2.1-6) 10.2.1 20210110", "gcc-10"),
+        ("x86_64-linux-gnu-gcc-14 (Debian 14.2.0-19) 14.2.0", "gcc-14"),
+    ],
+)
+def test_the_kernel_names_its_compiler(tmp_path: Path, text: str, name: str) -> None:
+    assert kernel_compiler(headers(tmp_path, text), RELEASE) == (name, text)
+
+
+def test_another_compiler_than_gcc_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="does not name a gcc"):
+        kernel_compiler(headers(tmp_path, "Debian clang version 14.0.6"), RELEASE)
+    with pytest.raises(SetupError, match="does not name a gcc"):
+        kernel_compiler(tmp_path / "empty", RELEASE)
+
+
+def test_the_machines_gcc_is_taken_by_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(tmp_path / "gcc", '[ "$1" = -dumpversion ] && echo 12 || echo "gcc (Debian) 12.2.0"')
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert host_compiler("gcc-12") == (str(tmp_path / "gcc"), "gcc (Debian) 12.2.0")
+    assert host_compiler("gcc-10") is None
+
+
+def test_build_tools_that_need_another_c_library_are_found_out(tmp_path: Path) -> None:
+    kbuild = tmp_path / "usr/lib/linux-kbuild-6.1/scripts"
+    assert not tools_run(tmp_path)
+    script(kbuild / "mod/modpost", "exit 1")
+    script(kbuild / "basic/fixdep", "echo usage >&2; exit 1")
+    assert tools_run(tmp_path)
+    said = "fixdep: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found"
+    script(kbuild / "basic/fixdep", f"cat >&2 <<'E'\n{said}\nE\nexit 1")
+    assert not tools_run(tmp_path)
+
+
+def private_root(root: Path, program: Path) -> None:
+    """The loader and libraries of this machine, as if they were another suite's."""
+    linkage = Elf(program.read_bytes()).linkage()
+    assert linkage.interpreter is not None
+    for name in (linkage.interpreter, *(f"/lib/x86_64-linux-gnu/{name}" for name in linkage.needed)):
+        target = root / name.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source = resolve_in_root(Path("/"), name)
+        assert source is not None, name
+        shutil.copy(source, target)
+
+
+def test_a_program_runs_through_the_private_loader(tmp_path: Path) -> None:
+    """Also after the tree was moved to its final place, with its arguments, and by its hidden name."""
+    (tmp_path / "who.c").write_text(
+        "#include <stdio.h>\n#include <string.h>\n"
+        "int main(int argc, char **argv) { char maps[4096]; int own = 0;\n"
+        'FILE *f = fopen("/proc/self/maps", "r");\n'
+        'while (fgets(maps, sizeof maps, f)) own |= strstr(maps, "/final/root/") != NULL;\n'
+        'printf("%s %d %s\\n", argv[0], own, argc > 1 ? argv[1] : ""); return 0; }\n'
+    )
+    made = tmp_path / "made"
+    (made / "root/usr/bin").mkdir(parents=True)
+    program = made / "root/usr/bin/who"
+    subprocess.run(["gcc", "-o", program, tmp_path / "who.c"], check=True)
+    shutil.copy(program, made / "root/usr/bin/who.part")
+    private_root(made / "root", program)
+    final = tmp_path / "final"
+    wrap_programs(made / "root", final / "root", made / "root", final / "root")
+    made.rename(final)
+    bin_dir = final / "root/usr/bin"
+    said = subprocess.run([bin_dir / "who", "a b"], capture_output=True, text=True, check=True).stdout
+    assert said == f"{bin_dir}/.who.elf 1 a b\n"
+    part = subprocess.run([f"{bin_dir}/.who.elf.part"], capture_output=True, text=True, check=True).stdout
+    assert part == f"{bin_dir}/.who.part.elf 1 \n"
+    assert os.access(bin_dir / "who", os.X_OK)
+
+
+def test_a_root_without_loader_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="no loader"):
+        wrap_programs(tmp_path, tmp_path, tmp_path, tmp_path)
