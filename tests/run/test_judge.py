@@ -73,10 +73,10 @@ CASES = [
     Case("too few frames", GUEST, "only 4 of 10", {"frames.captured": 4, "frames.intact": 4}),
     Case("unverified frames", GUEST, "only 7 of 10 frames were verified", {"frames.intact": 7}),
     Case("some failed frames", CLEAN, "Clean: 8 of 10", {"frames.intact": 8, "frames.errors": 2}),
-    Case("mostly failed", GUEST, "too slow", {"frames.intact": 4, "frames.errors": 6}),
+    Case("mostly failed", GUEST, "slow host", {"frames.intact": 4, "frames.errors": 6}),
     Case("no swapping", GUEST, "not one page", {"swap.pages_out": 0}),
-    Case("no-dirty, nothing clean", GUEST, "lost dirty bit", {"kernel.mutant": "no-dirty"}),
-    Case("no-dirty, something clean", CLEAN, "", {"kernel.mutant": "no-dirty", "pins.clean_at_pin": 4}),
+    Case("no-dirty, nothing clean", GUEST, "lost dirty bit", {"settings": {"clean": True}}),
+    Case("no-dirty, something clean", CLEAN, "", {"settings": {"clean": True}, "pins.clean_at_pin": 4}),
 ]
 
 

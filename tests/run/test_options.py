@@ -80,6 +80,16 @@ def test_refusals(words: tuple[str, ...], message: str) -> None:
         parse(*words)
 
 
+def test_a_mutant_brings_what_it_needs() -> None:
+    assert parse("--mutant", "no-dirty").clean
+    assert not parse("--mutant", "early-unpin").clean
+    assert not parse("--mutant", "unaltered").clean
+    with pytest.raises(UsageError, match="only with --io userptr"):
+        parse("--mutant", "early-unpin", "--io", "mmap")
+    with pytest.raises(UsageError, match="no altered driver 'early-unpn'"):
+        parse("--mutant", "early-unpn")
+
+
 def test_mutant_and_module_exclude_each_other(tmp_path: Path) -> None:
     (tmp_path / "a.ko").touch()
     with pytest.raises(UsageError, match="give one of them"):

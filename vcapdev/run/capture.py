@@ -35,7 +35,7 @@ def capture_command(options: RunOptions) -> list[str]:
         words += ["--pool", str(options.pool)]
         if options.pressure in ("pageout", "both"):
             words += ["--pageout", "idle,queued"]
-        if options.mutant == "no-dirty":
+        if options.clean:
             words += ["--clean"]
     return words
 

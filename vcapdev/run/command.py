@@ -33,10 +33,11 @@ def run(options: RunOptions) -> ExitStatus:
             _show(session)
         if options.shell:
             return interact(session)
-        return _finish(session)
+        return finish(session)
 
 
-def _finish(session: Session) -> ExitStatus:
+def finish(session: Session) -> ExitStatus:
+    """Run a session to its end: summary, report, exit status."""
     try:
         report = session.run()
     except KeyboardInterrupt:

@@ -81,7 +81,7 @@ def _no_swapping(report: RunReport) -> str | None:
 
 
 def _nothing_clean(report: RunReport) -> str | None:
-    if report.kernel.mutant != "no-dirty" or report.pins.clean_at_pin:
+    if not report.settings.get("clean") or report.pins.clean_at_pin:
         return None
     return "no page was clean when it was pinned, so a lost dirty bit could not show"
 

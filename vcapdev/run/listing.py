@@ -30,10 +30,10 @@ def _recipes() -> Iterator[tuple[str, str]]:
 
 
 def _mutants() -> Iterator[tuple[str, str]]:
-    from vcapdev.image.kbuild import mutants
+    from vcapdev.image.mutants import mutants
 
     for mutant in mutants():
-        yield mutant.name, mutant.description
+        yield mutant.name, f"{mutant.title} (shows as {mutant.rule})"
 
 
 def cache_listing() -> Iterator[str]:

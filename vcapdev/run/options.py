@@ -41,6 +41,7 @@ class RunOptions:
     board: str | None = None
     revision: int | None = None
     mutant: str | None = None
+    clean: bool = False  # hand over buffers whose pages are clean; what some mutants need to show
     modules: tuple[Path, ...] = ()
     report: Path | None = None
     shell: bool = False
@@ -151,13 +152,26 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
     return RunOptions(
         kernel=args.kernel, norm=args.norm, width=width, height=height, format=args.format, field=args.field,
         io=args.io, frames=args.frames, swap=args.swap, pressure=_pressure(args), clock=args.clock,
-        board=args.board, revision=args.revision, mutant=args.mutant,
+        board=args.board, revision=args.revision, mutant=args.mutant, clean=_clean_buffers(args),
         modules=tuple(_file("--module", path) for path in args.module), report=args.report,
         shell=args.shell, show=args.show, kimg=args.kimg and _file("--kimg", args.kimg), kdir=args.kdir,
         append=args.append, qemu_opts=_words("--qemu-opts", args.qemu_opts), qemu=args.qemu, accel=args.accel,
         memory=args.memory, cpus=args.cpus, lock=args.lock, refresh=args.refresh, buffers=args.buffers,
         pool=args.pool,
     )  # fmt: skip
+
+
+def _clean_buffers(args: argparse.Namespace) -> bool:
+    """Whether the altered driver shows with clean buffers only; its description says so (guest/mutants)."""
+    if args.mutant is None:
+        return False
+    from vcapdev.image.mutants import UNALTERED, find_mutant
+
+    needs = {} if args.mutant in UNALTERED else find_mutant(args.mutant).run
+    io = needs.get("io", args.io)
+    if args.io != io:
+        raise UsageError(f"--io {args.io}: the altered driver {args.mutant} shows only with --io {io}")
+    return bool(needs.get("clean", False))
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from vcapdev.run.options import RunOptions
 from vcapdev.run.prepare import Prepared
 from vcapdev.run.screen import Screen, Stage
 from vcapdev.serve.options import ServeOptions
-from vcapdev.vm.agent import Agent, GuestTimeoutError, Process
+from vcapdev.vm.agent import Agent, AgentGoneError, GuestTimeoutError, Process
 from vcapdev.vm.commandline import VmConfig
 from vcapdev.vm.machine import Vm
 from vcapdev.vm.watch import GuestCrash
@@ -76,6 +76,7 @@ class Session:
         self._stack = ExitStack()
         self._shown: set[str] = set()  # findings that the screen has had
         self._status: Json = {}
+        self._usage: Json = {}  # of the device process while capturing
         self._vmstat: dict[str, int] = {}
 
     def __enter__(self) -> Session:
@@ -153,8 +154,14 @@ class Session:
             agent.push(expected.file(), capturing.EXPECT)
             self._vmstat = capturing.vmstat(agent)
             hog = capturing.start_hog(agent, options)
+            begin, (cpu, _) = time.monotonic(), self.device.usage()
             process = agent.spawn(capturing.capture_command(options), on_stdout=self.capture.line)
             self._watch(agent, process)
+            cpu_end, memory = self.device.usage()
+            self._usage = {
+                "cpu_share": round((cpu_end - cpu) / (time.monotonic() - begin), 3),
+                "memory_mb": round(memory / 1e6, 1),
+            }
             assert process.status is not None
             failure = capturing.explain_exit(process.status, process.stderr, self.capture.frames)
             if failure is not None:
@@ -213,7 +220,7 @@ class Session:
             self._status = self.device.call("check-status")
             verdicts = self.device.call("verdicts")["verdicts"]
             report.verdicts = [Verdict.from_checker(verdict) for verdict in verdicts]
-            report.device = self.device.call("stats")
+            report.device = self.device.call("stats") | self._usage
         status = self._status
         report.dma = Dma(
             writes=int(status.get("writes", 0)),
@@ -229,6 +236,8 @@ class Session:
         report.pins.clean_at_pin = self.capture.clean_pages
 
     def _fail(self, error: GuestError) -> None:
+        if isinstance(error, AgentGoneError):
+            error = self._why_gone(error)
         if self.report.failure is None:
             self.report.failure = str(error).rstrip(".")
         if isinstance(error, GuestCrash):
@@ -239,6 +248,17 @@ class Session:
         elif isinstance(error, GuestTimeoutError):
             with suppress(GuestError):
                 self.vm.check()
+
+    def _why_gone(self, error: GuestError) -> GuestError:
+        """QEMU's channels close a moment before its end can be noticed: say how it ended."""
+        end = time.monotonic() + _PATIENCE
+        while self.vm.poll() is None and time.monotonic() < end:
+            time.sleep(_TURN)
+        try:
+            self.vm.check()
+        except GuestError as better:
+            return better
+        return error
 
     def _show_verdict(self, verdict: Json) -> None:
         key = str(verdict.get("key"))

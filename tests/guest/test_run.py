@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whole runs: the stock driver passes, altered ones are caught, and whatever dies, nothing stays behind."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vcapdev.errors import ExitStatus
+from vcapdev.progress import Silent
+from vcapdev.report.model import RunReport
+from vcapdev.run.command import finish
+from vcapdev.run.options import RunOptions
+from vcapdev.run.prepare import Prepared, prepare
+from vcapdev.run.screen import Screen
+from vcapdev.run.session import Session
+
+pytestmark = pytest.mark.guest
+
+FRAMES = 60
+DEADLINE = 240.0  # seconds for anything that a run of ours does
+ROOT = Path(__file__).parents[2]
+
+
+class Sabotaged(Session):
+    """A run in which something is killed once ten frames have come."""
+
+    sabotage: Callable[[Session], None] | None = None
+
+    def show_events(self) -> None:
+        if self.sabotage is not None and self.capture.frames.captured >= 10:
+            sabotage, self.sabotage = self.sabotage, None
+            sabotage(self)
+        super().show_events()
+
+
+def run(
+    options: RunOptions, prepared: Prepared, sabotage: Callable[[Session], None] | None = None
+) -> tuple[ExitStatus, RunReport, str]:
+    """Exit status, report and what the screen showed; checks that nothing stays behind."""
+    shown = io.StringIO()
+    session = Sabotaged(options, prepared, Screen(shown))
+    session.sabotage = sabotage
+    with session:
+        work, status = session.work, finish(session)
+        pids = [session.vm.pid, session.device.pid]
+    assert not work.exists()
+    for pid in pids:
+        assert pid is not None
+        assert not Path(f"/proc/{pid}").exists()
+    return status, session.report, shown.getvalue()
+
+
+@pytest.mark.parametrize("swap", ["disk", "zram"])
+def test_the_stock_driver_is_clean_under_pressure(swap: str, prepared: Prepared, tmp_path: Path) -> None:
+    options = RunOptions(frames=FRAMES, swap=swap, report=tmp_path / "report")
+    status, report, _ = run(options, prepared)
+    assert status is ExitStatus.CLEAN, report.sentence
+    assert report.verdicts == []
+    assert report.pins.left == 0
+    assert report.swap.pages_out > 0
+    assert report.swap.buffer_pages_out > 0
+    assert report.frames.captured == FRAMES
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"report.json", "console.log", "kernel.log", "frame.png", "frame-pages.png"} <= names
+
+
+def test_the_unaltered_driver_built_like_the_mutants_is_clean() -> None:
+    options = RunOptions(frames=FRAMES, mutant="unaltered", clean=True)
+    status, report, _ = run(options, prepare(options, Silent()))
+    assert status is ExitStatus.CLEAN, report.sentence
+    assert report.pins.clean_at_pin > 0
+
+
+@pytest.mark.parametrize("swap", ["disk", "zram"])
+@pytest.mark.parametrize(("mutant", "rule"), [("early-unpin", "not-pinned"), ("no-dirty", "not-dirtied")])
+def test_mutants_are_caught(mutant: str, rule: str, swap: str) -> None:
+    options = RunOptions(frames=FRAMES, swap=swap, mutant=mutant, clean=mutant == "no-dirty")
+    status, report, shown = run(options, prepare(options, Silent()))
+    assert status is ExitStatus.FINDINGS, report.sentence
+    assert rule in {verdict.rule for verdict in report.verdicts}
+    assert f"vcapdev: {rule} (" in shown
+    assert report.sentence.startswith("Findings: ")
+
+
+QUIET = RunOptions(frames=5000, swap="none", pressure="none")
+
+
+def kill_device(session: Session) -> None:
+    assert session.device.pid is not None
+    os.kill(session.device.pid, signal.SIGKILL)
+
+
+def kill_qemu(session: Session) -> None:
+    assert session.vm.pid is not None
+    os.kill(session.vm.pid, signal.SIGKILL)
+
+
+def kill_capture(session: Session) -> None:
+    session.vm.agent.run(["killall", "-9", "vcap-capture"])
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "words"),
+    [
+        (kill_device, "the device process was killed by SIGKILL"),
+        (kill_qemu, "QEMU was killed by SIGKILL"),
+        (kill_capture, "the capture program was killed by SIGKILL after"),
+    ],
+)
+def test_a_killed_part_is_named(
+    sabotage: Callable[[Session], None], words: str, prepared: Prepared, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, report, _ = run(replace(QUIET), prepared, sabotage)
+    assert status is ExitStatus.GUEST
+    assert report.failure is not None
+    assert words in report.failure
+    assert f"Failed: {words}" in capsys.readouterr().out
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path, prepared: Prepared) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "vcapdev", "run", "--swap", "none", "--frames", "5000"]
+    process = subprocess.Popen(
+        [*command, "--report", str(tmp_path / "report")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True,
+        env={**os.environ, "TMPDIR": str(scratch)},
+    )  # fmt: skip
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if re.match(r"[1-9]\d*/5000 frames", line):
+                break
+        children = descendants(process.pid)
+        assert len(children) >= 2, "device and QEMU should be running"
+        os.kill(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=DEADLINE)
+    finally:
+        if process.poll() is None:
+            process.kill()
+    assert process.returncode == ExitStatus.GUEST
+    assert said.strip().splitlines()[-1].startswith("vcapdev: interrupted")
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), "the children to end")
+    assert list(scratch.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
+
+
+def descendants(pid: int) -> list[int]:
+    """Children and their children."""
+    found: list[int] = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(child), *descendants(int(child))]
+    return found
+
+
+def wait_until(done: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + DEADLINE
+    while not done():
+        assert time.monotonic() < end, f"waited {DEADLINE:.0f} s for {what}"
+        time.sleep(0.05)
