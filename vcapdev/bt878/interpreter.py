@@ -240,11 +240,12 @@ class Interpreter:
             )
         self._span = min(self._span[0], target), max(self._span[1], target + count)
         if target + count > 1 << 32:
-            self._wrap(target)
-        if len(self._pieces) >= _MAX_PIECES:
+            self._wrap()
+        # What may be refused is moved at once, so that nothing behind it is executed.
+        if len(self._pieces) >= _MAX_PIECES or not self.bus.reaches(target, count):
             self.flush()
 
-    def _wrap(self, target: int) -> None:
+    def _wrap(self) -> None:
         """The bus address has 32 bits: what is beyond the last begins again at 0."""
         wrapped: list[Piece] = []
         for address, length, source, origin in self._pieces:

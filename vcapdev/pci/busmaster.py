@@ -149,6 +149,12 @@ class BusMaster:
 
     # Writing.
 
+    def reaches(self, addr: int, length: int) -> bool:
+        """Whether a write there would find one piece of writable memory, as the map is now."""
+        self._follow_map()
+        index = bisect_right(self._starts, addr) - 1
+        return index >= 0 and addr + length <= self._ends[index] and self._writable[index]
+
     def write(self, batch: Batch, data: NDArray[np.uint8], wanted: Callable[[], bool] | None = None) -> bool:
         """Move a batch's pieces out of ``data`` (shape ``(n,)``), in order.
 
