@@ -14,6 +14,7 @@ from vcapdev.progress import Silent
 from vcapdev.run.options import RunOptions
 from vcapdev.run.prepare import Prepared, prepare
 from vcapdev.vm.commandline import VmConfig
+from vcapdev.vm.kernel_image import quick_kernel
 from vcapdev.vm.machine import Vm
 
 BOOT_TIMEOUT = 180.0  # seconds; a guest boots in 6 to 15 on two busy cores
@@ -39,7 +40,7 @@ def boot(prepared: Prepared) -> Iterator[Boot]:
             config = VmConfig(
                 qemu=prepared.qemu,
                 accel=prepared.accel.name,
-                kernel=prepared.kernel,
+                kernel=quick_kernel(prepared.kernel, prepared.accel.name),
                 initrd=prepared.initrd,
                 workdir=work,
             )
