@@ -230,6 +230,9 @@ def _keep(source: Iterable[tarfile.TarInfo], into: Path, wanted: Sequence[str]) 
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(stream.read())
         count += 1
+    else:
+        # A stream that is cut short looks like one that ends; a kernel has more than drivers/media.
+        raise tarfile.TarError("it ends too early")
     return count
 
 
