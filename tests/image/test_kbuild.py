@@ -292,6 +292,13 @@ def test_an_own_kernel_is_not_taken_for_the_packaged_one(guest: Made, tmp_path: 
         kernel_version(replace(guest, packages=[]))
 
 
+def test_a_kernel_without_the_driver_is_refused_at_once(guest: Made, recipe: Recipe, tmp_path: Path) -> None:
+    (guest.modules / "kernel/videobuf-dma-sg.ko").unlink()
+    with pytest.raises(UsageError, match=r"alters the module videobuf-dma-sg, which kernel 6\.1\.0-9-amd64"):
+        build_mutant(recipe, guest, "no-dirty", Silent(), cache=Cache(tmp_path / "cache"))
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_cache_path_that_make_cannot_take_is_refused(guest: Made, recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="no blank or colon"):
         build_mutant(recipe, guest, "no-dirty", Silent(), cache=Cache(tmp_path / "my cache"))

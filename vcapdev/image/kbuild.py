@@ -67,6 +67,8 @@ def build_mutant(
             f"modules cannot be built in the cache at {owner.root}: the kernel's build takes no blank or "
             "colon in a path; set VCAPDEV_CACHE to another directory"
         )
+    if mutant is not None:
+        check_kernel_has(guest, mutant)
     diff = mutant.diff.read_bytes() if mutant else b""
     # Known without sources and headers, so that a second run looks at nothing else.
     key = digest("modules-3", kernel.sha256, kernel.version, str(private_toolchain), repr(PARTS), diff)
@@ -78,6 +80,21 @@ def build_mutant(
 
     built = owner.entry("modules", key, build, label=label)
     return {path.stem: path for path in sorted(built.glob("*.ko"))}
+
+
+def check_kernel_has(guest: PackagedGuest, mutant: Mutant) -> None:
+    """Refuse a driver that this kernel has not, before 140 MB of its source are fetched.
+
+    :raise UsageError: naming the module. Linux 6.7 has videobuf no longer, bttv is on videobuf2 since 6.6.
+    """
+    tree = ModuleTree(guest.modules)
+    for name, path in PARTS.items():
+        touched = any(file == path or file.startswith(f"{path}/") for file in mutant.files)
+        if touched and tree.load(name) is None:
+            raise UsageError(
+                f"{mutant.name} alters the module {name}, which kernel {guest.release} lacks; take an "
+                "older kernel, such as bookworm-6.1"
+            )
 
 
 def _build(
