@@ -18,6 +18,7 @@ from vcapdev.progress import Progress
 from vcapdev.report.model import Kernel, QemuInfo
 from vcapdev.run.options import RunOptions
 from vcapdev.vm.accel import Accel, choose_accel
+from vcapdev.vm.kernel_image import quick_kernel
 from vcapdev.vm.qemu import Qemu, provision_qemu
 
 PROGRAMS = ("vcap-agent", "vcap-capture", "vcap-pressure")
@@ -78,7 +79,7 @@ def prepare(options: RunOptions, progress: Progress) -> Prepared:
     initrd = build_initramfs(
         guest, programs=programs, modules=WANTED_MODULES, overrides=overrides, progress=progress
     )
-    return Prepared(guest, qemu, accel, guest.kernel, initrd, overrides)
+    return Prepared(guest, qemu, accel, quick_kernel(guest.kernel, accel.name), initrd, overrides)
 
 
 def _own_kernel(guest: Provisioned, options: RunOptions) -> Provisioned:
