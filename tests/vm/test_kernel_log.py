@@ -83,6 +83,16 @@ def test_page_poison_is_found_and_the_dump_belongs_to_it() -> None:
     assert "pfn:0x9a3c" in incident.text
 
 
+def test_a_long_hex_dump_does_not_push_the_call_trace_out() -> None:
+    """Page poison prints up to 256 lines of the page, and only then who touched it."""
+    head, dump, *rest = POISON.strip().splitlines()
+    lines = [head, *[f"[   20.0001{n % 100:02}] {dump.split('] ')[1]}" for n in range(256)], *rest]
+    (incident,) = feed("\n".join(lines)).incidents
+    assert incident.text.count("00000000a1b2c3d4") == 8
+    assert "Call Trace:" in incident.text
+    assert "pfn:0x9a3c" in incident.text
+
+
 def test_two_warnings_are_two_incidents() -> None:
     log = feed(WARNING)
     feed(WARNING.replace("[   1", "[   4").replace("gup.c:2184", "gup.c:99"), log)

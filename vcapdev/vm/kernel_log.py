@@ -71,6 +71,8 @@ _CUT = re.compile(r"^-+\[ cut here \]-+$|^={20,}$")
 _END = re.compile(r"^---\[ end (trace|Kernel panic)")
 _KMSG = re.compile(r"^(\d+),(\d+),(\d+),([^;]*);(.*)$")
 _CONSOLE = re.compile(r"^(?:<\d+>)?\[ *(\d+)\.(\d{6})\](?:\[[^\]]*\])? (.*)$")
+_DUMP = re.compile(r"^[0-9a-f]{8,16}: (?:[0-9a-f]{2} ){8}")
+_DUMP_LINES = 8  # of a hex dump that are kept: page poison dumps a whole page before its call trace
 _SLICE_LINES = 150  # a panic with registers and two call traces is about 90
 _SILENCE = 2_000_000  # microseconds of guest time after which a story without an end marker is over
 _AFTER_END = 100_000  # and after an end marker: an oops repeats its registers, then may panic
@@ -115,6 +117,7 @@ class Incident:
     records: list[Record] = field(default_factory=list)
     complete: bool = False  # the end marker was seen, or the slice is full
     panicked: bool = False  # the kernel gave up after it
+    dumped: int = 0  # lines of hex dump seen; only the first of them are kept
 
     @property
     def text(self) -> str:
@@ -169,16 +172,22 @@ class KernelLog:
         self._open = incident
         return incident
 
+    @staticmethod
+    def _full(incident: Incident) -> bool:
+        return len(incident.records) >= _SLICE_LINES
+
     def _continue(self, incident: Incident, record: Record, kind: Kind | None) -> None:
         silence = record.usec - incident.records[-1].usec
         if kind is not None and kind.name == "panic":
             incident.panicked = True
             incident.complete = False
-        elif silence > (_AFTER_END if incident.complete else _SILENCE):
+        elif silence > (_AFTER_END if incident.complete else _SILENCE) or self._full(incident):
             incident.complete = True
             self._open = None
             return
-        if len(incident.records) < _SLICE_LINES:
+        if _DUMP.match(record.text):
+            incident.dumped += 1
+        if incident.dumped <= _DUMP_LINES or not _DUMP.match(record.text):
             incident.records.append(record)
-        if _END.match(record.text) or len(incident.records) == _SLICE_LINES:
+        if _END.match(record.text) or self._full(incident):
             incident.complete = True
