@@ -34,11 +34,13 @@ class Segment:
     fd_offset: int = 0
     fd: int = -1
     data: NDArray[np.uint8] = field(init=False)
+    map: mmap.mmap = field(init=False)
 
     def __post_init__(self) -> None:
         self.fd = os.memfd_create("guest", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, self.size)
-        self.data = np.frombuffer(mmap.mmap(self.fd, self.size), np.uint8)
+        self.map = mmap.mmap(self.fd, self.size)
+        self.data = np.frombuffer(self.map, np.uint8)
         self.data[:] = POISON
 
     def __del__(self) -> None:

@@ -198,6 +198,7 @@ class Bt878:
     def write_GPIO_DMA_CTL(self, value: int) -> None:
         """FIFO_ENABLE and RISC_ENABLE act when they change."""
         changed, self._switches = (value ^ self._switches) & (_RISC | _FIFO), value & (_RISC | _FIFO)
+        cut_short = self.engine.running and self.fifo.head() is not None
         self.gpio.refresh()
         if changed & _FIFO and not value & _FIFO:
             self.fifo.flush()
@@ -210,7 +211,7 @@ class Bt878:
             self.engine.run()
             self.clock.kick()
         else:
-            if self.engine.running and self.fifo.head() is not None:
+            if cut_short:
                 self._stats.stopped_fields += 1
                 self.engine.moved = []
             self.engine.stop()
