@@ -25,12 +25,16 @@ from vcapdev.vfiouser.limits import Limits
 from vcapdev.vfiouser.reactor import Reactor
 
 _HEAD = wire.REGION_MESSAGE.size  # bytes of the first read of each message
+_READ = int(wire.Command.REGION_READ)  # an enumeration's member costs a look-up each time
+_TRUNCATED = int(socket.MSG_CTRUNC)  # more descriptors came than there was room for
+_unpack = wire.REGION_MESSAGE.unpack
 _QUIET = 0.012  # seconds until the next timer that allow to linger: a tick is 10 ms at worst
 _BURST = 0.005  # seconds after which other descriptors get their turn
 _DRAIN_MAX = 4096  # messages that one drain() handles at most
 _RECEIVE_TIMEOUT = struct.pack("@ll", 0, 1000)  # struct timeval; the kernel rounds it up to a tick
-_NOW = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-_LINGER = socket.MSG_CMSG_CLOEXEC
+_DONTWAIT = int(socket.MSG_DONTWAIT)
+_NOW = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+_LINGER = int(socket.MSG_CMSG_CLOEXEC)
 
 
 class Messages(Protocol):
@@ -68,7 +72,9 @@ class Connection:
         sock.setblocking(True)  # each call says by a flag whether it waits
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _RECEIVE_TIMEOUT)
         self._sock = sock
+        self._receive_into = sock.recvmsg_into
         self._messages = messages
+        self._region_read = messages.region_read
         self._reactor = reactor
         self._limits = limits
         self._ancillary = socket.CMSG_SPACE(4 * limits.max_message_fds)
@@ -127,17 +133,17 @@ class Connection:
         if self._have:
             return self._receive_rest()
         try:
-            got, ancillary, status, _ = self._sock.recvmsg_into(self._heads, self._ancillary, flags)
+            got, ancillary, status, _ = self._receive_into(self._heads, self._ancillary, flags)
         except BlockingIOError:
             return False
         except OSError as error:
             self.close(str(error))
             return False
-        if got == _HEAD and not ancillary and not status and self.fast:
-            ident, command, size, mode, _, offset, region, count = wire.REGION_MESSAGE.unpack(self._head)
-            if command == wire.Command.REGION_READ and size == _HEAD and not mode:
+        if got == _HEAD and not ancillary and not status & _TRUNCATED and self.fast:
+            ident, command, size, mode, _, offset, region, count = _unpack(self._head)
+            if command == _READ and size == _HEAD and not mode:
                 self._busy = True
-                answer = self._messages.region_read(ident, offset, region, count)
+                answer = self._region_read(ident, offset, region, count)
                 self._busy = False
                 self._send(answer)
                 return self.open
@@ -165,7 +171,7 @@ class Connection:
             return False
         self._have += got
         arrived = _descriptors(ancillary)
-        refused = bool(status & socket.MSG_CTRUNC)
+        refused = bool(status & _TRUNCATED)
         if refused:
             _close_all(arrived)
         while self.open and self._have >= wire.HEADER.size:
@@ -237,7 +243,7 @@ class Connection:
             self._out += data
             return
         try:
-            sent = self._sock.send(data, socket.MSG_DONTWAIT)
+            sent = self._sock.send(data, _DONTWAIT)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -250,7 +256,7 @@ class Connection:
 
     def _writable(self) -> None:
         try:
-            sent = self._sock.send(self._out, socket.MSG_DONTWAIT)
+            sent = self._sock.send(self._out, _DONTWAIT)
         except BlockingIOError:
             return
         except OSError as error:

@@ -21,6 +21,9 @@ from vcapdev.vfiouser.sockets import is_listening
 
 _Handler = Callable[[memoryview, list[int]], bytes]
 _KNOWN_FLAGS = wire.TYPE_MASK | wire.FLAG_NO_REPLY
+_READ, _REPLY, _HEAD = int(wire.Command.REGION_READ), wire.TYPE_REPLY, wire.REGION_MESSAGE.size
+_NO_REGION = (0, False, False)
+_pack_reply = wire.REGION_MESSAGE.pack
 _TAKES_FDS = (wire.Command.DMA_MAP, wire.Command.DEVICE_SET_IRQS)
 
 
@@ -46,6 +49,7 @@ class Server:
         self._device = device
         self._reactor = reactor
         self._limits = limits or Limits()
+        self._max_transfer = self._limits.max_transfer
         self._log = log
         self._lines = 0  # printed for this client
         self._regions = [tuple(region) for region in device.regions]
@@ -114,17 +118,15 @@ class Server:
     def region_read(self, ident: int, offset: int, region: int, count: int) -> bytes:
         """The whole reply to a REGION_READ that is well-formed as a message (the fast path)."""
         try:
-            size, readable, _ = self._regions[region] if region < NUM_REGIONS else (0, False, False)
-            if not readable or not 0 < count <= size - offset or count > self._limits.max_transfer:
+            size, readable, _ = self._regions[region] if region < NUM_REGIONS else _NO_REGION
+            if not readable or not 0 < count <= size - offset or count > self._max_transfer:
                 raise _range_error(region, offset, count, size, bool(readable))
             data = self._device_read(region, offset, count)
         except OSError as error:
             return self._refused(ident, wire.Command.REGION_READ, error)
         if len(data) != count:
             _check_length(data, count)
-        return (
-            wire.REGION_MESSAGE.pack(ident, 9, 32 + count, wire.TYPE_REPLY, 0, offset, region, count) + data
-        )
+        return _pack_reply(ident, _READ, _HEAD + count, _REPLY, 0, offset, region, count) + data
 
     def message(
         self, ident: int, command: int, flags: int, payload: memoryview, fds: list[int] | None
@@ -273,7 +275,7 @@ class Server:
         _exactly(payload, wire.REGION_ACCESS.size)
         offset, region, count = wire.REGION_ACCESS.unpack(payload)
         size, readable, _ = self._regions[_index(region, NUM_REGIONS, "region")]
-        if not readable or not 0 < count <= size - offset or count > self._limits.max_transfer:
+        if not readable or not 0 < count <= size - offset or count > self._max_transfer:
             raise _range_error(region, offset, count, size, bool(readable))
         data = self._device_read(region, offset, count)
         _check_length(data, count)
@@ -306,7 +308,7 @@ class Server:
 
     def _check_write(self, region: int, offset: int, count: int) -> None:
         size, _, writable = self._regions[_index(region, NUM_REGIONS, "region")]
-        if not writable or not 0 < count <= size - offset or count > self._limits.max_transfer:
+        if not writable or not 0 < count <= size - offset or count > self._max_transfer:
             raise _range_error(region, offset, count, size, bool(writable))
 
     def _reset(self, payload: memoryview, fds: list[int]) -> bytes:
