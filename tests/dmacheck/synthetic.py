@@ -322,7 +322,7 @@ class SyntheticGuest:
         """The symbol table, uncompressed: every token is one character."""
         names = sorted(self.symbols, key=self.symbols.__getitem__)
         base = self.image_virtual
-        packed = b"".join(bytes([len(name) + 1]) + b"D" + name.encode() for name in names)
+        packed = b"".join(packed_length(len(name) + 1) + b"D" + name.encode() for name in names)
         offsets = b"".join(struct.pack("<i", base - 1 - self.symbols[name]) for name in names)
         tokens = b"".join(bytes([i or 1]) + b"\0" for i in range(256))
         places = {
@@ -405,6 +405,11 @@ class SyntheticGuest:
         self.poke64(self.vm_node_stat + 8 * 35, acquired - unfolded)
         self.poke64(self.vm_node_stat + 8 * 36, released)
         self.poke(self.node_stats + 35, struct.pack("<b", unfolded))
+
+
+def packed_length(size: int) -> bytes:
+    """The length of a name in kallsyms: two bytes beyond 127."""
+    return bytes([size]) if size < 128 else bytes([size & 0x7F | 0x80, size >> 7])
 
 
 def note_bytes(text: bytes) -> bytes:

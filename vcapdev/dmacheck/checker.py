@@ -33,6 +33,7 @@ from vcapdev.dmacheck.rules import OUTSIDE_RAM, PAGE_RULES, USER, certain_alone
 from vcapdev.dmacheck.verdict import Verdict
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import GuestReadError
+from vcapdev.guestmm.pages import among
 from vcapdev.guestmm.pageview import state_labels
 
 _MAX_PROGRAMS = 4096
@@ -130,7 +131,7 @@ class Checker:
                 "why_not": self._attachment.why_not,
             }
         self._guard(self._look_at_pins)
-        return self._pins.settle(self._books(), final=final) if self._pins is not None else {}
+        return self._pins.settle(self._books, final=final) if self._pins is not None else {}
 
     def page_states(self) -> dict[int, str]:
         """State of each page of the last complete frame at its last look: page frame to a short word."""
@@ -297,14 +298,14 @@ class Checker:
             return
         facts = record.learn(self._kernel, setting)
         if record.kind == USER:
-            self._pins.admit(facts, self._records.values())
+            self._pins.admit(facts, record)
 
     def _before(self, pages: BatchPages) -> None:
         look = pages.look()
         if look is None:
             return
         self._counts["thorough"] += 1
-        self._note(look, f"field {self._fields} before")
+        self._note(pages.record, look, f"field {self._fields} before")
         if look.moved:
             self._follow_map()
         elif look.bad:
@@ -314,7 +315,7 @@ class Checker:
         look = pages.look()
         if look is not None:
             self._counts["thorough"] += 1
-            self._note(look, f"field {self._fields} after")
+            self._note(pages.record, look, f"field {self._fields} after")
             if look.moved:
                 self._follow_map()
                 return
@@ -352,23 +353,22 @@ class Checker:
         """All programs that are remembered, the latest first."""
         return [*reversed(self._records.values()), *reversed(self._retired)]
 
-    def _note(self, look: Look, when: str) -> None:
+    def _note(self, record: Record, look: Look, when: str) -> None:
         if self._kernel is None or not len(look.changed):
             return
         facts = look.facts.take(look.changed)
-        if self._pins is not None and facts.pinned.any():  # pinned only after the program was announced
-            self._pins.admit(facts, self._records.values())
+        if self._pins is not None and not record.known.all():  # pinned only after it was announced
+            self._pins.admit(facts, record)
         self._history.record(when, facts)
         self._oddities.observe(self._kernel, facts)
 
     def _look_at_pins(self) -> None:
         if self._pins is not None and not self._judging and self._ready():
-            released = self._pins.look(self._books())
+            released = self._pins.look(self._books)
             if released is not None:
                 for record in self._records.values():
-                    if np.isin(record.pfns, released, assume_unique=True).any():
+                    if among(released, record.pfns).any():
                         record.forget(kind=False)
-                self._pins.table.watch(self._records.values())
 
     # Coming and going.
 

@@ -18,7 +18,7 @@ from vcapdev.dmacheck.rules import NOT_DIRTIED, Rule
 from vcapdev.dmacheck.verdict import Evidence, Sight, Target, Verdict, key_of
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE
-from vcapdev.guestmm.pages import PageFacts, PageSet
+from vcapdev.guestmm.pages import PageFacts, PageSet, among
 from vcapdev.guestmm.pageview import page_kinds, view_page
 
 _MAX_VERDICTS = 64  # kinds of findings that are explained; further ones are only counted
@@ -178,7 +178,7 @@ class Court:
 def _writer_of(pfn: int, records: Iterable[Record]) -> tuple[Origin | None, Target | None]:
     """The program that last wrote to a page, as far as it is remembered."""
     for record in records:
-        if np.isin(pfn, record.pfns):
+        if among(np.array([pfn]), record.pfns).any():
             start, length = record.ranges[:, 0], record.ranges[:, 1]
             hits = (start // PAGE_SIZE <= pfn) & ((start + np.maximum(length, 1) - 1) // PAGE_SIZE >= pfn)
             first = max(int(start[hits][0]), pfn << PAGE_SHIFT) if hits.any() else pfn << PAGE_SHIFT
@@ -230,10 +230,11 @@ def _article(kind: str) -> str:
 
 def _piece_in(batch: Batch, pfn: int) -> tuple[int, int, int]:
     """The first piece that touches a page: ``(index, first byte in the page, last byte in the page)``."""
-    low, high = np.uint64(pfn * PAGE_SIZE), np.uint64((pfn + 1) * PAGE_SIZE)
-    end = batch.addr + batch.length.astype(np.uint64)
-    hits = np.flatnonzero((batch.addr < high) & (end > low))
+    shift = np.uint64(PAGE_SHIFT)
+    last = batch.addr + np.maximum(batch.length, 1).astype(np.uint64) - np.uint64(1)
+    hits = np.flatnonzero((batch.addr >> shift <= pfn) & (last >> shift >= pfn))
+    low, high = pfn << PAGE_SHIFT, ((pfn + 1) << PAGE_SHIFT) - 1
     if not len(hits):
-        return 0, pfn * PAGE_SIZE, (pfn + 1) * PAGE_SIZE - 1
+        return 0, low, high
     piece = int(hits[0])
-    return piece, int(max(batch.addr[piece], low)), int(min(end[piece], high)) - 1
+    return piece, max(int(batch.addr[piece]), low), min(int(last[piece]), high)

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +12,9 @@ from vcapdev.dma import Program
 from vcapdev.dmacheck.rules import USER, Promise, Setting, classify
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE
-from vcapdev.guestmm.pages import Bools, PageFacts, PageSet, Pfns
+from vcapdev.guestmm.pages import Bools, PageFacts, PageSet, Pfns, among
 
-MAX_PAGES = 1 << 16  # pages of one program or batch (256 MB), and pages watched for their release
+MAX_PAGES = 1 << 14  # pages of one program or batch (64 MB), and pages watched for their release
 
 
 def pages_of(address: NDArray[np.uint64], length: NDArray[np.uint64]) -> Pfns:
@@ -88,8 +87,11 @@ class Record:
         ours = self.pfns[place] == pfns
         return Promise(self.kind, self.mapping[place], self.index[place], self.known[place] & ours)
 
+    @property
     def ends(self) -> tuple[int, int]:
         """First and last page that the program writes, in its own order."""
+        if not len(self.ranges):
+            return -1, -1
         first = int(self.ranges[0, 0]) >> PAGE_SHIFT
         last = (int(self.ranges[-1, 0]) + max(int(self.ranges[-1, 1]), 1) - 1) >> PAGE_SHIFT
         return first, last
@@ -122,100 +124,128 @@ class Release:
 class PinTable:
     """Every page that was seen pinned as a DMA target, until it is seen released.
 
-    ``version`` grows when pages have to be marked as written again.
+    New pages wait in a list until the table is next used: programs come and go with every frame. ``version``
+    grows when pages have to be marked as written again.
     """
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._dirty_bit = kernel.flags.bit("dirty")
+        self._count_word = kernel.layout.refcount // 8
+        self._waiting: list[_Columns] = []
         self.version = 0
-        self._reset(np.zeros(0, dtype=np.int64))
-        self._sample: PageSet | None = None
-        self._sampled = b""
+        self._adopt(_Columns.none())
 
     def __len__(self) -> int:
-        return len(self.pfns)
+        return len(self._columns.pfn)
 
-    def _reset(self, pfns: Pfns) -> None:
-        self.pfns = pfns
-        self.pages = PageSet(self._kernel, pfns)
-        count = len(pfns)
-        self.clean = np.zeros(count, dtype=bool)
-        self.written = np.zeros(count, dtype=bool)
-        self.mapping = np.zeros(count, dtype=np.uint64)
-        self.index = np.zeros(count, dtype=np.uint64)
-        self._last = b""
-
-    def add(self, facts: PageFacts) -> int:
-        """Watch the pinned ones among these pages; returns how many of those that are new were clean."""
-        rows = np.flatnonzero(facts.pinned & facts.present & ~facts.torn)
-        new = rows[~np.isin(facts.pfn[rows], self.pfns)]
-        if not len(new) or len(self.pfns) + len(new) > MAX_PAGES:
-            return 0
-        old = (self.clean, self.written, self.mapping, self.index)
-        clean = ~facts.has(self._dirty_bit)[new]
-        merged = np.concatenate([self.pfns, facts.pfn[new]])
-        order = np.argsort(merged)
-        self._reset(merged[order])
-        self.clean = np.concatenate([old[0], clean])[order]
-        self.written = np.concatenate([old[1], np.zeros(len(new), dtype=bool)])[order]
-        self.mapping = np.concatenate([old[2], facts.mapping[new]])[order]
-        self.index = np.concatenate([old[3], facts.index[new]])[order]
+    def _adopt(self, columns: _Columns) -> None:
+        self._columns = columns
+        self.pages = PageSet(self._kernel, columns.pfn)
+        self._sample = PageSet(self._kernel, columns.pfn[columns.sample])
+        self._last = self._sampled = b""
         self.version += 1
-        return int(clean.sum())
+
+    def add(self, facts: PageFacts, ends: tuple[int, int] = (-1, -1)) -> tuple[int, int]:
+        """Watch the pinned ones among these pages; ``ends`` serve as the samples of :meth:`stirred`.
+
+        :return: how many pages are new, and how many of those were clean.
+        """
+        rows = np.flatnonzero(facts.pinned & facts.present & ~facts.torn)
+        for known in (self._columns, *self._waiting):
+            rows = rows[~among(facts.pfn[rows], known.pfn)]
+        if not len(rows) or len(self) + len(rows) > MAX_PAGES:
+            return 0, 0
+        pfn = facts.pfn[rows]
+        clean = ~facts.has(self._dirty_bit)[rows]
+        sample = (pfn == ends[0]) | (pfn == ends[1])
+        columns = (
+            pfn,
+            clean,
+            np.zeros(len(rows), dtype=bool),
+            facts.mapping[rows],
+            facts.index[rows],
+            sample,
+        )
+        self._waiting.append(_Columns(*columns))
+        return len(rows), int(np.count_nonzero(clean))
+
+    def merge(self) -> None:
+        """Take in the pages that wait."""
+        if self._waiting:
+            parts, self._waiting = [self._columns, *self._waiting], []
+            self._adopt(_Columns.joined(parts))
 
     def mark_written(self, pfns: Pfns) -> None:
         """The device has written to these pages."""
-        if len(self.pfns):
-            place = np.searchsorted(self.pfns, pfns).clip(0, len(self.pfns) - 1)
-            self.written[place[self.pfns[place] == pfns]] = True
-
-    def watch(self, records: Iterable[Record]) -> None:
-        """Take the first and last page of each program as its sample for :meth:`stirred`."""
-        ends = {pfn for record in records if record.learned and len(record.ranges) for pfn in record.ends()}
-        chosen = np.array(sorted(ends), dtype=np.int64)
-        self._sample = PageSet(self._kernel, chosen[np.isin(chosen, self.pfns)])
-        self._sampled = b""
+        self.merge()
+        known = self._columns.pfn
+        if len(known):
+            place = np.searchsorted(known, pfns).clip(0, len(known) - 1)
+            self._columns.written[place[known[place] == pfns]] = True
 
     def stirred(self) -> bool:
-        """A cheap look at the samples: whether reference counts have changed since the last one."""
-        if self._sample is None or not len(self._sample):
+        """A cheap look at the first and last page of each program: have their reference counts changed?"""
+        self.merge()
+        if not len(self._sample):
             return False
-        column = self._sample.read()[:, self._kernel.layout.refcount // 8].tobytes()
+        column = self._sample.read()[:, self._count_word].tobytes()
         changed, self._sampled = column != self._sampled, column
         return changed
 
     def look(self) -> Release | None:
         """Look at all pages; those that are pinned no longer are returned once and watched no more."""
-        if not len(self.pfns):
+        self.merge()
+        columns = self._columns
+        if not len(columns.pfn):
             return None
-        now = self.pages.read().tobytes()
+        now = self.pages.peek()
         if now == self._last:
             return None
-        self._last = now
+        self.pages.read()
         facts = self.pages.facts()
+        self._last = self.pages.peeked()
         gone = ~facts.pinned & ~facts.torn
+        clean = ~facts.has(self._dirty_bit)
         if not gone.any():
-            self.clean = ~facts.has(self._dirty_bit)
+            columns.clean[:] = clean
             return None
         rows = np.flatnonzero(gone)
-        same = (facts.mapping == self.mapping) & (facts.index == self.index)
-        release = Release(facts, rows, self.clean[rows], self.written[rows], same[rows])
-        self._keep(~gone, facts)
+        same = (facts.mapping == columns.mapping) & (facts.index == columns.index)
+        release = Release(facts, rows, columns.clean[rows], columns.written[rows], same[rows])
+        columns.clean[:] = clean
+        self._adopt(columns.kept(~gone))
         return release
 
     def still_pinned(self) -> PageFacts | None:
         """A fresh look at all pages that are watched; None when there are none."""
-        if not len(self.pfns):
+        self.merge()
+        if not len(self):
             return None
         self.pages.read()
         return self.pages.facts()
 
-    def _keep(self, keep: Bools, facts: PageFacts) -> None:
-        kept = (self.written[keep], self.mapping[keep], self.index[keep])
-        clean = ~facts.has(self._dirty_bit)[keep]
-        self._reset(self.pfns[keep])
-        self.clean = clean
-        self.written, self.mapping, self.index = kept
-        self._sample = None
-        self.version += 1
+
+@dataclass(frozen=True)
+class _Columns:
+    """What is known of pinned pages, ascending by ``pfn``; ``clean`` at the last look while pinned."""
+
+    pfn: Pfns
+    clean: Bools
+    written: Bools
+    mapping: NDArray[np.uint64]
+    index: NDArray[np.uint64]
+    sample: Bools
+
+    @classmethod
+    def none(cls) -> _Columns:
+        words, bits = np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=bool)
+        return cls(np.zeros(0, dtype=np.int64), bits, bits, words, words, bits)
+
+    @classmethod
+    def joined(cls, parts: list[_Columns]) -> _Columns:
+        order = np.argsort(np.concatenate([part.pfn for part in parts]), kind="stable")
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts])[order] for f in fields(cls)))
+
+    def kept(self, keep: Bools) -> _Columns:
+        return _Columns(*(getattr(self, f.name)[keep] for f in fields(self)))

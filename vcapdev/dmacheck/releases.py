@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from vcapdev.dmacheck.rules import NOT_DIRTIED, PIN_LEAK
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.pages import Bools, PageFacts, Pfns
 from vcapdev.guestmm.vmstat import PinCounters, read_pin_counters
+
+Books = Callable[[], Iterable[Record]]  # all programs that are remembered, the latest first
 
 
 class Releases:
@@ -35,23 +37,21 @@ class Releases:
         self.table = PinTable(self._kernel)
         self._at_attach = self._latest = None
 
-    def admit(self, facts: PageFacts, records: Iterable[Record]) -> None:
+    def admit(self, facts: PageFacts, record: Record) -> None:
         """Watch the pinned pages of a program."""
-        before = len(self.table)
-        self._figures["clean_at_pin"] += self.table.add(facts)
-        if len(self.table) != before:
-            self._figures["watched"] += len(self.table) - before
-            self.table.watch(records)
+        new, clean = self.table.add(facts, record.ends)
+        self._figures["watched"] += new
+        self._figures["clean_at_pin"] += clean
 
-    def look(self, records: Iterable[Record]) -> Pfns | None:
+    def look(self, books: Books) -> Pfns | None:
         """Look for dropped pins and judge them; returns the pages that were released."""
         release = self.table.look()
         if release is None:
             return None
-        self._judge(release, records)
+        self._judge(release, books)
         return release.facts.pfn[release.rows]
 
-    def _judge(self, release: Release, records: Iterable[Record]) -> None:
+    def _judge(self, release: Release, books: Books) -> None:
         facts, rows, bit = release.facts, release.rows, self._kernel.flags.bit
         dirty = facts.has(bit("dirty"))[rows]
         late = self._too_late(release)
@@ -65,7 +65,7 @@ class Releases:
         lost = judged & ~dirty & ~release.was_clean  # somebody cleaned it between our last look and this one
         self._oddities.add("release-seen-late", int(np.count_nonzero((release.written & late) | lost)))
         if bad.any():
-            self._court.pin_verdict(NOT_DIRTIED, self._kernel, facts, rows[bad], records)
+            self._court.pin_verdict(NOT_DIRTIED, self._kernel, facts, rows[bad], books())
 
     def _too_late(self, release: Release) -> Bools:
         """Pages that something else has happened to since their release.
@@ -93,7 +93,7 @@ class Releases:
         result: Bools = of_file[rows] & bool((of_file & moving)[rows].any())
         return result
 
-    def settle(self, records: Iterable[Record], *, final: bool) -> dict[str, Any]:
+    def settle(self, books: Books, *, final: bool) -> dict[str, Any]:
         """See :meth:`vcapdev.dmacheck.checker.Checker.settle`."""
         counters = self._latest = read_pin_counters(self._kernel)
         facts = self.table.still_pinned()
@@ -103,7 +103,7 @@ class Releases:
             self._oddities.add("release-seen-late", len(back))
             self._late = set(facts.pfn[held].tolist()) if not final else set()
         if final and len(held) and facts is not None:
-            self._court.pin_verdict(PIN_LEAK, self._kernel, facts, held, records)
+            self._court.pin_verdict(PIN_LEAK, self._kernel, facts, held, books())
         grown = self._grown(counters)
         if final and grown and not len(held):
             self._court.leak_verdict(PIN_LEAK, self._confirm_growth)

@@ -7,6 +7,7 @@ A page rule looks at all pages of a batch at once and says which ones break it. 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -55,14 +56,13 @@ class Setting:
     buddy_type: int | None
     type_mask: int
     zero_pfn: int
-    huge_zero_pfn: int  # -1 while there is none
+    huge_zero: Callable[[], int | None]  # its first page; it comes and goes
     bounce: range
 
     @classmethod
     def of(cls, kernel: Kernel, bounce: range) -> Setting:
         """Take them from the kernel."""
         bit, types = kernel.flags.bit, kernel.types
-        huge = kernel.huge_zero_pfn()
         return cls(
             slab_bit=bit("slab"),
             reserved_bit=bit("reserved"),
@@ -71,7 +71,7 @@ class Setting:
             buddy_type=types.values.get("buddy"),
             type_mask=0xFF000000 if types.top_byte else 0xFFFFFFFF,
             zero_pfn=kernel.zero_pfn,
-            huge_zero_pfn=-1 if huge is None else huge,
+            huge_zero=kernel.huge_zero_pfn,
             bounce=bounce,
         )
 
@@ -141,8 +141,8 @@ class SharedPage(PageRule):
 
     def broken(self, facts: PageFacts, promise: Promise, setting: Setting) -> Bools:
         zero = facts.pfn == setting.zero_pfn
-        if setting.huge_zero_pfn >= 0:
-            first = setting.huge_zero_pfn
+        first = setting.huge_zero() if facts.large.any() else None
+        if first is not None:
             zero |= (facts.pfn >= first) & (facts.pfn < first + 512)
         plain = ~facts.typed & ~facts.has(setting.slab_bit) & (facts.refcount > 0)
         result: Bools = zero | (facts.ksm & plain)
@@ -269,7 +269,7 @@ def certain_alone(codes: Codes) -> Bools:
 
 
 def _plainly_good(facts: PageFacts, promise: Promise, setting: Setting) -> bool:
-    """Whether all pages are pinned user pages with nothing unusual: nearly always so."""
+    """Whether all pages are single pinned user pages with nothing unusual: nearly always so."""
     good = facts.pinned & ~facts.typed & ~facts.has(setting.slab_bit | setting.reserved_bit) & ~facts.ksm
-    good &= (facts.mapping == promise.mapping) & (facts.index == promise.index)
+    good &= ~facts.large & (facts.mapping == promise.mapping) & (facts.index == promise.index)
     return bool(good.all() and promise.known.all() and facts.present.all())

@@ -98,14 +98,16 @@ class Verdict:
                 for i, text in enumerate(owners or ["nobody that could be found"]):
                     _add(lines, "" if i else label, text)
         self._add_origin(lines)
-        for text in evidence.notes:
+        for text in evidence.notes[:3]:
             _add(lines, "note", text)
         _add(
             lines,
             "how many",
             f"{self.pages} page{'s' * (self.pages != 1)} at this moment, {self.count} so far",
         )
-        return "\n".join(lines[:_MAX_LINES]) + "\n"
+        if len(lines) > _MAX_LINES:
+            lines = [*lines[: _MAX_LINES - 1], lines[-1]]
+        return "\n".join(lines) + "\n"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, in the form that the report documents."""
@@ -170,7 +172,8 @@ def key_of(rule: Rule, subject: str) -> str:
 
 
 def _add(lines: list[str], label: str, text: str) -> None:
-    """Append ``text`` behind its label, wrapped to at most three lines."""
+    """Append ``text`` behind its label, wrapped to at most three lines; the guest has a say in it."""
+    text = "".join(c if c.isprintable() else "?" for c in text)
     wrapped = textwrap.wrap(text, WIDTH - _LABEL, break_on_hyphens=False) or [""]
     if len(wrapped) > 3:
         wrapped = [*wrapped[:2], wrapped[2][: WIDTH - _LABEL - 4] + " ..."]

@@ -8,6 +8,7 @@ from one of the first tails. A :class:`PageSet` therefore reads its pages' *comp
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,11 +87,8 @@ class PageSet:
         self._vmemmap = kernel.vmemmap
         self.pfns = pfns
         self._heads: Pfns = np.zeros(0, dtype=np.int64)
-        self.relevant = relevant_words(kernel)
-        self._words = np.flatnonzero(self.relevant)
-        # Whether a page is a tail shows in its reference count as well, and that word changes all the time.
-        self._single = self._words[self._words != kernel.layout.head // 8]
-        self._use(self._vmemmap.gather(pfns), self._single)
+        self.relevant, self._words, single = _words_of(kernel)
+        self._use(self._vmemmap.gather(pfns), single)
 
     def __len__(self) -> int:
         return len(self.pfns)
@@ -122,7 +120,7 @@ class PageSet:
         heads = np.where(
             tail, head_pfns(self._vmemmap, layout.head_is_mask, self.pfns, own, layout.head), self.pfns
         )
-        if not np.isin(heads[large], self._heads).all():
+        if not among(heads[large], self._heads).all():
             self._adopt(np.unique(heads[large]))
         return self._compound(heads, large)
 
@@ -181,6 +179,20 @@ class PageSet:
         )
 
 
+def _words_of(kernel: Kernel) -> tuple[NDArray[np.uint64], NDArray[np.intp], NDArray[np.intp]]:
+    """The mask of :func:`relevant_words`, the words it has bits in, and those to watch of single pages.
+
+    Whether a page is a tail shows in its reference count as well, and the word that tells it is a list link
+    of all other pages, which changes all the time.
+    """
+    if "words" not in kernel.cache:
+        mask = relevant_words(kernel)
+        words = np.flatnonzero(mask)
+        kernel.cache["words"] = (mask, words, words[words != kernel.layout.head // 8])
+    found: Any = kernel.cache["words"]
+    return found[0], found[1], found[2]
+
+
 def relevant_words(kernel: Kernel) -> NDArray[np.uint64]:
     """Mask over a row of what facts depend on: list links, memcg and the like change all the time."""
     layout = kernel.layout
@@ -192,6 +204,14 @@ def relevant_words(kernel: Kernel) -> NDArray[np.uint64]:
     for offset in (layout.mapcount, layout.refcount):
         mask[offset // 8] |= np.uint64(0xFFFFFFFF << (8 * (offset % 8)))
     return mask
+
+
+def among(some: Pfns, all_: Pfns) -> Bools:
+    """Which of ``some`` are in ``all_``, which is sorted."""
+    if not len(all_):
+        return np.zeros(len(some), dtype=bool)
+    found: Bools = all_[np.searchsorted(all_, some).clip(0, len(all_) - 1)] == some
+    return found
 
 
 def head_pfns(vmemmap: Vmemmap, is_mask: bool, pfns: Pfns, rows: Rows, head: int) -> Pfns:

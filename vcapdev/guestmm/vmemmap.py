@@ -125,6 +125,9 @@ class Vmemmap:
             else np.zeros(len(pfns), dtype=np.int64)
         )
         parts = []
+        if len(pfns) and segment[0] != _HOLE and (segment == segment[0]).all():
+            parts.append((self._views[segment[0]], row.astype(np.intp), np.arange(len(pfns))))
+            return Gather(parts, len(pfns), self.words)
         for number in np.unique(segment[segment != _HOLE]).tolist():
             positions = np.flatnonzero(segment == number)
             parts.append((self._views[number], row[positions].astype(np.intp), positions))

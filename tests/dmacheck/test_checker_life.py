@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Protects the checker's coming and going: attach, reset, reboot, changed maps; and that it never grows."""
+
+import tracemalloc
+
+import numpy as np
+from fakecard import FakeCard, cards
+from synthetic import PAGE, SyntheticGuest
+
+from vcapdev.dma import Abort, Batch, Checkpoint, Program
+
+card = cards(["6.1"])
+A = 2000
+
+
+def test_attaches_by_itself_when_dma_starts():
+    guest = SyntheticGuest()
+    guest.anon(A)
+    card = FakeCard(guest, start=False)
+    batch = card.program(A)
+    card.write(batch)
+    status = card.checker.status()
+    assert (status["attached"], status["unchecked_writes"], status["pages_checked"]) == (False, 1, 0)
+    card.checker.checkpoint(Checkpoint.DMA_START)
+    card.write(batch)
+    status = card.checker.status()
+    assert (status["attached"], status["kernel"]) == (True, guest.release)
+    assert (status["writes"], status["bytes"], status["pages_checked"]) == (1, PAGE, 1)
+    guest.close()
+
+
+def test_says_why_it_cannot_attach_and_goes_on():
+    guest = SyntheticGuest()
+    guest.ram[:] = 0
+    card = FakeCard(guest, start=False)
+    card.checker.checkpoint(Checkpoint.DMA_START)
+    card.write(card.program(A))
+    status = card.checker.status()
+    assert "no VMCOREINFO note" in status["why_not"]
+    assert status["unchecked_writes"] == 1
+    assert status["defects"] == []
+    assert card.checker.settle()["settled"] is False
+    guest.close()
+
+
+def test_a_reset_drops_everything_and_the_next_start_attaches_again(card):
+    card.guest.anon(A)
+    card.write(card.program(A))
+    card.checker.checkpoint(Checkpoint.RESET)
+    assert not card.checker.attached
+    card.guest.release = "6.1.0-next"
+    card.guest.poke(card.guest.uts + 130, b"6.1.0-next\0")
+    card.guest.write_note()
+    card.checker.checkpoint(Checkpoint.DMA_START)
+    assert card.checker.status()["kernel"] == "6.1.0-next"
+    card.guest.anon(A, pins=0)
+    card.write(card.program(A))
+    assert card.rules == ["not-pinned"]
+    assert card.checker.status()["pages_checked"] == 2
+
+
+def test_a_reset_during_attaching_makes_it_void():
+    guest = SyntheticGuest()
+    card = FakeCard(guest, start=False)
+    card.on_drain = lambda: card.checker.checkpoint(Checkpoint.RESET)
+    assert card.checker.attach() is False
+    assert not card.checker.attached
+    guest.close()
+
+
+def test_a_start_during_attaching_does_not_attach_twice():
+    guest = SyntheticGuest()
+    card = FakeCard(guest, start=False)
+    card.on_drain = lambda: card.checker.checkpoint(Checkpoint.DMA_START)
+    assert card.checker.attach() is True
+    assert card.checker.status()["defects"] == []
+    guest.close()
+
+
+def test_a_changed_map_is_followed(card):
+    card.guest.anon(A)
+    batch = card.program(A)
+    card.write(batch)
+    card.guest.memory.generation += 1
+    card.checker.memory_changed()
+    card.write(batch)
+    card.guest.memory.generation += 1
+    card.guest.anon(A, pins=0)
+    card.write(batch)
+    assert card.rules == ["not-pinned"]
+    assert card.checker.status()["pages_checked"] == 3
+
+
+def test_a_map_without_the_kernel_detaches(card):
+    card.guest.anon(A)
+    batch = card.program(A)
+    card.guest.memory.segments = []
+    card.guest.memory.generation += 1
+    card.write(batch)
+    assert not card.checker.attached
+    assert "memory map changed" in card.checker.status()["why_not"]
+    assert card.checker.status()["defects"] == []
+
+
+def test_writes_of_a_program_that_was_not_announced_are_judged(card):
+    card.guest.anon(A)
+    card.guest.anon(A + 1, pins=0)
+    card.write(card.program(A, A + 1, announce=False))
+    assert card.rules == ["not-pinned"]
+
+
+def test_empty_programs_and_batches_are_harmless(card):
+    none = np.zeros(0, dtype=np.uint64)
+    card.checker.program(Program(9, 0x5000, np.zeros((0, 2), dtype=np.uint64), b""))
+    card.write(Batch(none, none.astype(np.uint32), none.astype(np.uint32), none.astype(np.int64), 9))
+    card.field()
+    assert card.rules == []
+
+
+def test_what_is_not_a_write_to_nowhere_is_only_counted(card):
+    card.checker.aborted(0xFF000000, 4, 0, False, Abort.UNMAPPED)
+    card.checker.aborted(0x1000, 4, 0, True, Abort.MASTER_DISABLED)
+    card.checker.device_read(0x1000, 4, 0)
+    assert card.rules == []
+    assert card.oddities == {"fetch-aborted": 1, "bus-master-off": 1}
+
+
+def test_page_states_are_those_of_the_last_frame(card):
+    for pfn in range(A, A + 4):
+        card.guest.anon(pfn)
+    odd, even, later = card.program(A, A + 1), card.program(A + 1, A + 2), card.program(A + 3)
+    for batch in (odd, even):
+        card.write(batch)
+        card.field()
+    assert card.checker.page_states() == dict.fromkeys(range(A, A + 3), "pinned-anon")
+    card.write(later)
+    assert A + 3 not in card.checker.page_states()
+    card.guest.anon(A + 3, pins=2, extra=1, flags="owner_priv_1")
+    card.write(later)
+    card.field()
+    assert card.checker.page_states()[A + 3] == "pinned-swapcache"
+
+
+def test_a_defect_is_reported_and_does_not_reach_the_device(card):
+    card.guest.anon(A)
+    batch = card.program(A)
+    card.checker._prepare = lambda batch: 1 / 0
+    card.write(batch)
+    card.write(batch)
+    assert card.checker.status()["defects"] == ["ZeroDivisionError: division by zero"]
+    assert card.checker.status()["unchecked_writes"] == 2
+
+
+def churn(card, frames):
+    """Frames as in real life: two programs a buffer, buffers released and taken again, reclaim at work."""
+    random = np.random.default_rng(frames)
+    for frame in range(frames):
+        pfns = [A + (frame % 7) * 4 + i for i in range(4)]
+        for pfn in pfns:
+            card.guest.anon(pfn, extra=int(random.integers(0, 2)))
+        batches = [card.program(*pfns[:3]), card.program(*pfns[1:])]
+        for batch in batches:
+            card.write(batch)
+            card.register_write()
+            card.field()
+        for pfn in pfns:
+            card.guest.anon(pfn, pins=0, flags="dirty")
+        card.register_write()
+        for number in (card._programs - 1, card._programs):
+            card.checker.gone(number)
+
+
+def test_ten_thousand_frames_do_not_grow(card):
+    churn(card, 1500)
+    tracemalloc.start()
+    try:
+        churn(card, 500)
+        before = tracemalloc.get_traced_memory()[0]
+        churn(card, 8000)
+        after = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert card.rules == []
+    assert card.checker.status()["fields"] == 20000
+    assert after - before < 400_000
+
+
+def test_programs_without_end_are_bounded(card):
+    card.guest.anon(A)
+    for _ in range(5000):
+        card.program(A)
+    assert card.checker.status()["programs"] <= 4096
+    assert card.checker.status()["defects"] == []
