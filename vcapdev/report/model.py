@@ -84,7 +84,7 @@ class Pins:
     acquired: int = 0
     released: int = 0
     left: int = 0  # by the checker's own look at struct page after the device was closed
-    clean_at_pin: int = 0  # pages that were clean when they were pinned; only those can show a lost dirty bit
+    clean_at_pin: int = 0  # released pages that were clean while pinned; only those can show a lost dirty bit
 
 
 @dataclass(slots=True)

@@ -46,7 +46,6 @@ class Capture:
 
     frames: Frames = field(default_factory=Frames)
     swapped_pages: int = 0  # buffer pages seen swapped out, idle and queued ones together
-    clean_pages: int = 0  # pages that were clean when they were handed to the driver
     summary: Json | None = None
 
     def line(self, text: str) -> None:
@@ -75,7 +74,6 @@ class Capture:
         frames.damaged, frames.errors = total("stale", "misplaced", "damaged"), total("errors")
         frames.per_second = round(frames.captured / seconds, 2) if seconds else 0.0
         self.swapped_pages = total("swapped_pages", "idle_swapped", "queued_swapped")
-        self.clean_pages = total("clean_pages")
 
 
 class Stall:

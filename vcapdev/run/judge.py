@@ -83,7 +83,7 @@ def _no_swapping(report: RunReport) -> str | None:
 def _nothing_clean(report: RunReport) -> str | None:
     if not report.settings.get("clean") or report.pins.clean_at_pin:
         return None
-    return "no page was clean when it was pinned, so a lost dirty bit could not show"
+    return "no page was seen released that had been clean while pinned, so a lost dirty bit could not show"
 
 
 _DOUBTS: tuple[Doubt, ...] = (_unchecked, _too_few_frames, _unsure_frames, _no_swapping, _nothing_clean)

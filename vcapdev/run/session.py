@@ -233,7 +233,7 @@ class Session:
         report.dma.defects = [str(defect) for defect in status.get("defects", [])]
         report.oddities = {name: int(count) for name, count in status.get("oddities", {}).items()}
         report.swap.buffer_pages_out = self.capture.swapped_pages
-        report.pins.clean_at_pin = self.capture.clean_pages
+        report.pins.clean_at_pin = int((status.get("pins") or {}).get("judged_clean_before", 0))
 
     def _fail(self, error: GuestError) -> None:
         if isinstance(error, AgentGoneError):
