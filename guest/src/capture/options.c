@@ -25,7 +25,7 @@ static const char usage[] =
 	"  --full-every K          compare every K-th frame in full, the rest by tags (1)\n"
 	"  --hold-ms MS            leave released buffers mapped and untouched that long (200)\n"
 	"  --pageout LIST          idle, queued: reclaim such buffers with MADV_PAGEOUT\n"
-	"  --clean                 hand over buffers whose pages are clean: reclaimed, and read back\n"
+	"  --clean                 hand over buffers whose pages are new and clean\n"
 	"  --offset BYTES          begin buffers that far behind a page's start (0)\n"
 	"  --save INDEX FILE       write the INDEX-th captured frame (from 0) to FILE\n"
 	"  --timeout-ms MS         give up when no frame comes for so long (10000)\n";
@@ -104,8 +104,8 @@ static void check(const struct options *o)
 {
 	if (strlen(o->format) != 4)
 		wrong("--format %s: four characters, such as YUYV", o->format);
-	if (o->io == IO_USERPTR && o->pool < o->buffers)
-		wrong("--pool %u is less than --buffers %u", o->pool, o->buffers);
+	if (o->io == IO_USERPTR && o->pool <= o->buffers)
+		wrong("--pool %u must be more than --buffers %u", o->pool, o->buffers);
 	if (o->io != IO_USERPTR && (o->pageout_idle || o->pageout_queued || o->clean || o->offset))
 		wrong("--pageout, --clean and --offset go with --io userptr");
 }

@@ -90,6 +90,11 @@ int page_out(void *start, size_t size)
 	return advise(start, size, MADV_PAGEOUT);
 }
 
+void discard(void *start, size_t size)
+{
+	advise(start, size, MADV_DONTNEED);
+}
+
 void read_ahead(void *start, size_t size)
 {
 	advise(start, size, MADV_WILLNEED);

@@ -25,6 +25,9 @@ int page_out(void *start, size_t size);
 /* Starts to bring the range back, without waiting. */
 void read_ahead(void *start, size_t size);
 
+/* Throws the range's pages away; what comes next is the zero page to readers, a new page to writers. */
+void discard(void *start, size_t size);
+
 /* Brings the range back by reading only, so that page-table entries stay clean. */
 void read_back(const void *start, size_t size);
 
