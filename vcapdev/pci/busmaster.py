@@ -9,7 +9,8 @@ lets its observers see every transfer::
                     refused     aborted   (master abort: nothing of that piece is moved, nor any later one)
 
 How the bytes are moved. One RGB32 field of 768x576 is 576 pieces of about 1.5 KB scattered over as many
-pages. Measured on one core as multiples of one contiguous copy of the same 882 KB into the same memory:
+pages. Measured on one core with warm caches, as multiples of one contiguous copy of the same 882 KB into the
+same memory (with cold pages every way of scattering costs about twice as much, TLB misses above all):
 
 ====================================================================  =========
 memoryview slice assignment, slices and source views made beforehand  1.35
