@@ -101,11 +101,13 @@ def build_command_line(config: VmConfig) -> list[str]:
 
 def _machine(config: VmConfig) -> list[str]:
     # RAM behind a sealed memfd: the device process maps it, and must be sure that it cannot shrink.
+    # With rdrand the kernel has random numbers at once; without, mkswap waits a second for them.
     size = f"{config.memory_mib}M"
     return [
         *("-name", "vcapdev", "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"),
         *("-machine", "q35,memory-backend=ram,vmport=off,usb=off", "-accel", config.accel),
-        *("-cpu", "host" if config.accel == "kvm" else "qemu64", "-smp", str(config.cpus), "-m", size),
+        *("-cpu", "host" if config.accel == "kvm" else "qemu64,+rdrand"),
+        *("-smp", str(config.cpus), "-m", size),
         *("-object", f"memory-backend-memfd,id=ram,size={size},share=on,seal=on"),
         *("-kernel", str(config.kernel), "-initrd", str(config.initrd), "-append", kernel_parameters(config)),
         *("-action", "reboot=shutdown" if config.interactive else "reboot=shutdown,shutdown=pause"),
@@ -115,7 +117,8 @@ def _machine(config: VmConfig) -> list[str]:
 def _console(config: VmConfig) -> list[str]:
     log = _escape(config.console_log)
     if config.interactive:
-        backend = f"stdio,id=console,signal=off,logfile={log}"
+        # Ctrl-C goes to the guest; with mux=on, Ctrl-A X ends QEMU.
+        backend = f"stdio,id=console,signal=off,mux=on,logfile={log}"
     else:
         backend = f"file,id=console,path={log}"
     return ["-chardev", backend, "-serial", "chardev:console"]
