@@ -183,7 +183,7 @@ class Vm:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             sock.connect(str(self.config.agent_socket))
         except (QmpError, OSError) as error:
-            status = self.poll()
+            status = self._ending()
             said = self.qemu_complaint()
             if status is not None:
                 raise GuestError(
@@ -194,6 +194,14 @@ class Vm:
         self._agent = Agent(
             sock, watch=self.check, on_kmsg=self.watch.feed_kmsg, on_lost=self.watch.kmsg_lost
         )
+
+    def _ending(self) -> int | None:
+        """QEMU's exit status, if it is about to end: its sockets close before it is gone."""
+        assert self._process is not None
+        try:
+            return self._process.wait(_QUIT)
+        except subprocess.TimeoutExpired:
+            return None
 
     def _ask_to_quit(self, process: subprocess.Popen[bytes]) -> bool:
         if self._qmp is None or self._qmp.closed:

@@ -81,7 +81,7 @@ int step_held(void)
 		return 1;
 	case CHECK:
 		verify_buffer(b);
-		enter(b, (options.pageout_idle || options.clean) && !time_is_short() ? RECLAIM_AGAIN : FREE);
+		enter(b, options.pageout_idle && !time_is_short() ? RECLAIM_AGAIN : FREE);
 		return 1;
 	case RECLAIM_AGAIN:
 		if (next_piece(b, reclaim))
