@@ -22,10 +22,20 @@ def pages_of(address: NDArray[np.uint64], length: NDArray[np.uint64]) -> Pfns:
     some = length > 0
     first = (address[some] >> np.uint64(PAGE_SHIFT)).astype(np.int64)
     last = ((address[some] + length[some] - np.uint64(1)) >> np.uint64(PAGE_SHIFT)).astype(np.int64)
-    if not (last > first).any():
-        last = first[:0]
-    pfns: Pfns = np.unique(np.concatenate([first, _spread(first, last)]) if len(last) else first)
-    return pfns[:MAX_PAGES]
+    if (last > first).any():
+        first = np.concatenate([first, _spread(first, last)])
+    return distinct(first)[:MAX_PAGES]
+
+
+def distinct(pfns: Pfns) -> Pfns:
+    """Ascending, each once: what ``np.unique`` does, in a tenth of the time for a few hundred."""
+    ordered = np.sort(pfns)
+    if len(ordered) < 2:
+        return ordered
+    keep = np.ones(len(ordered), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=keep[1:])
+    result: Pfns = ordered[keep]
+    return result
 
 
 def _spread(first: Pfns, last: Pfns) -> Pfns:
@@ -83,7 +93,7 @@ class Record:
         if not len(self.pfns):
             empty = np.zeros(len(pfns), dtype=np.uint64)
             return Promise(self.kind or USER, empty, empty, np.zeros(len(pfns), dtype=bool))
-        place = np.searchsorted(self.pfns, pfns).clip(0, len(self.pfns) - 1)
+        place = np.minimum(np.searchsorted(self.pfns, pfns), len(self.pfns) - 1)
         ours = self.pfns[place] == pfns
         return Promise(self.kind, self.mapping[place], self.index[place], self.known[place] & ours)
 
@@ -181,7 +191,7 @@ class PinTable:
         self.merge()
         known = self._columns.pfn
         if len(known):
-            place = np.searchsorted(known, pfns).clip(0, len(known) - 1)
+            place = np.minimum(np.searchsorted(known, pfns), len(known) - 1)
             self._columns.written[place[known[place] == pfns]] = True
 
     def stirred(self) -> bool:

@@ -136,7 +136,7 @@ class PageSet:
 
     def _compound(self, heads: Pfns, large: Bools) -> PageFacts:
         n, k = len(self.pfns), len(self._heads)
-        which = np.searchsorted(self._heads, heads).clip(0, k - 1)
+        which = np.minimum(np.searchsorted(self._heads, heads), k - 1)
         known = self._heads[which] == heads
         rows, present = self._gather.rows, self._gather.present
         effective = np.where(large & known, n + which, np.arange(n))
@@ -210,7 +210,7 @@ def among(some: Pfns, all_: Pfns) -> Bools:
     """Which of ``some`` are in ``all_``, which is sorted."""
     if not len(all_):
         return np.zeros(len(some), dtype=bool)
-    found: Bools = all_[np.searchsorted(all_, some).clip(0, len(all_) - 1)] == some
+    found: Bools = all_[np.minimum(np.searchsorted(all_, some), len(all_) - 1)] == some
     return found
 
 

@@ -23,7 +23,7 @@ MAX_PAGES = 1 << 28  # 1 TiB of guest RAM: more is not a guest that we serve
 
 Rows = NDArray[np.uint64]  # shape (n, words): one struct page a row
 Index = NDArray[np.intp]
-Part = tuple[Rows, Index, Index]  # a segment as rows, which of them, and where they go in the result
+Part = tuple[Rows, Index, Index | None]  # a segment as rows, which of them, where they go (None: in order)
 
 
 class Gather:
@@ -34,15 +34,14 @@ class Gather:
 
     __slots__ = ("_chosen", "_flat", "_index", "_parts", "_peeked", "_source", "_words", "present", "rows")
 
-    def __init__(
-        self, parts: list[tuple[Rows, NDArray[np.intp], NDArray[np.intp]]], count: int, words: int
-    ) -> None:
+    def __init__(self, parts: list[Part], count: int, words: int) -> None:
         self.rows: Rows = np.zeros((count, words), dtype=np.uint64)
-        self.present = np.zeros(count, dtype=bool)
+        whole = len(parts) == 1 and parts[0][2] is None
+        self.present = np.full(count, whole, dtype=bool)
         for _, _, positions in parts:
-            self.present[positions] = True
+            if positions is not None:
+                self.present[positions] = True
         self._parts = parts
-        whole = len(parts) == 1 and len(parts[0][2]) == count
         self._source: Rows | None = parts[0][0] if whole else None
         self._index: Index | None = parts[0][1] if whole else None
         self._flat: NDArray[np.uint64] | None = None
@@ -56,7 +55,8 @@ class Gather:
             self._source.take(self._index, 0, self.rows, "clip")
             return self.rows
         for source, index, positions in self._parts:
-            self.rows[positions] = source[index]
+            if positions is not None:
+                self.rows[positions] = source[index]
         return self.rows
 
     def watch(self, words: Index) -> None:
@@ -96,8 +96,11 @@ class Vmemmap:
         self.pages = max(0, min(top // PAGE_SIZE, pages, MAX_PAGES))
         chunks = -(-self.pages // self._per_chunk)
         self._segment = np.full(chunks, _HOLE, dtype=np.int16)
-        self._row = np.zeros(chunks, dtype=np.int64)
+        self._row = np.full(chunks, _HOLE, dtype=np.int64)
+        self._shift = self._per_chunk.bit_length() - 1
         self._build(chunks)
+        used = np.unique(self._segment[self._segment != _HOLE]).tolist()
+        self._uniform = self._views[used[0]] if len(used) == 1 else None  # nearly always so
 
     @property
     def words(self) -> int:
@@ -114,23 +117,21 @@ class Vmemmap:
 
     def gather(self, pfns: NDArray[np.int64]) -> Gather:
         """Prepare to read the struct pages of ``pfns``; out-of-range numbers count as not present."""
-        inside = (pfns >= 0) & (pfns < self.pages)
-        chunk = np.where(inside, pfns, 0) // self._per_chunk
-        segment = (
-            np.where(inside, self._segment[chunk], _HOLE) if len(self._segment) else np.full(len(pfns), _HOLE)
-        )
-        row = (
-            self._row[chunk] + pfns % self._per_chunk
-            if len(self._row)
-            else np.zeros(len(pfns), dtype=np.int64)
-        )
-        parts = []
-        if len(pfns) and segment[0] != _HOLE and (segment == segment[0]).all():
-            parts.append((self._views[segment[0]], row.astype(np.intp), np.arange(len(pfns))))
+        parts: list[Part] = []
+        if not self.pages or not len(pfns):
             return Gather(parts, len(pfns), self.words)
+        if self._uniform is not None and pfns.min() >= 0 and pfns.max() < self.pages:
+            row = self._row[pfns >> self._shift]
+            if row.min() >= 0:
+                row += pfns & (self._per_chunk - 1)
+                return Gather([(self._uniform, row.astype(np.intp, copy=False), None)], len(pfns), self.words)
+        inside = (pfns >= 0) & (pfns < self.pages)
+        chunk = np.where(inside, pfns, 0) >> self._shift
+        segment = np.where(inside, self._segment[chunk], _HOLE)
+        row = self._row[chunk] + (pfns & (self._per_chunk - 1))
         for number in np.unique(segment[segment != _HOLE]).tolist():
             positions = np.flatnonzero(segment == number)
-            parts.append((self._views[number], row[positions].astype(np.intp), positions))
+            parts.append((self._views[number], row[positions].astype(np.intp, copy=False), positions))
         return Gather(parts, len(pfns), self.words)
 
     def row(self, pfn: int) -> Rows | None:
