@@ -82,9 +82,10 @@ def test_with_descriptor(served, ram):
     served.client.call(Command.REGION_READ, request, fds=[ram], expect=errno.EINVAL)
 
 
-def test_a_device_that_answers_the_wrong_length_is_a_defect(served):
-    served.device.region_read = None  # type: ignore[assignment]  # bound by the server already
-    served.server._device_read = lambda region, offset, count: b"\0"
-    served.client.send(Command.REGION_READ, wire.REGION_ACCESS.pack(0, 0, 4))
-    with pytest.raises(RuntimeError, match="answered 1 bytes to a read of 4"):
-        served.pump()
+@pytest.mark.parametrize("count", [4, 64])
+def test_a_device_that_answers_the_wrong_length_is_a_defect(fresh, count):
+    fresh.server._device_read = lambda region, offset, count: b"\0"
+    fresh.client.version()
+    fresh.client.send(Command.REGION_READ, wire.REGION_ACCESS.pack(0, 0, count))
+    with pytest.raises(RuntimeError, match=f"answered 1 bytes to a read of {count}"):
+        fresh.pump()

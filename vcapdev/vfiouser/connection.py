@@ -8,7 +8,7 @@ shorter than such a read, DEVICE_RESET and a VERSION without data, which carry n
 a read that ends in the next message belongs to that one.
 The 16 bytes make a REGION_READ, the message that a guest waits for, one system call instead of two.
 
-Speed. Waiting in epoll and then reading costs a third of a round trip. While no timer is due soon, the
+Speed. Waiting in poll and then reading costs a third of a round trip. While no timer is due soon, the
 connection *lingers* after a message: it waits in the read itself, for a kernel tick at most.
 """
 
@@ -21,16 +21,19 @@ from collections.abc import Callable
 from typing import Protocol
 
 from vcapdev.vfiouser import wire
+from vcapdev.vfiouser.device import NUM_REGIONS
 from vcapdev.vfiouser.limits import Limits
 from vcapdev.vfiouser.reactor import Reactor
 
 _HEAD = wire.REGION_MESSAGE.size  # bytes of the first read of each message
-_READ = int(wire.Command.REGION_READ)  # an enumeration's member costs a look-up each time
+# The header as two words: id, command and size; flags and error, all zero in a plain command.
+_unpack = struct.Struct("<QQQII").unpack
+_PLAIN_READ = wire.Command.REGION_READ | _HEAD << 16
 _TRUNCATED = int(socket.MSG_CTRUNC)  # more descriptors came than there was room for
-_unpack = wire.REGION_MESSAGE.unpack
+_SMALL = 8  # bytes of a read that may take the fast path: what one instruction of a guest reads
 _QUIET = 0.012  # seconds until the next timer that allow to linger: a tick is 10 ms at worst
 _BURST = 0.005  # seconds after which other descriptors get their turn
-_DRAIN_MAX = 4096  # messages that one drain() handles at most
+_DRAIN = 0.02  # seconds after which drain() ends though messages keep coming
 _RECEIVE_TIMEOUT = struct.pack("@ll", 0, 1000)  # struct timeval; the kernel rounds it up to a tick
 _DONTWAIT = int(socket.MSG_DONTWAIT)
 _NOW = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
@@ -40,8 +43,8 @@ _LINGER = int(socket.MSG_CMSG_CLOEXEC)
 class Messages(Protocol):
     """Who handles messages."""
 
-    def region_read(self, ident: int, offset: int, region: int, count: int) -> bytes:
-        """The whole reply to a well-formed REGION_READ; see :meth:`Server`."""
+    def refused(self, ident: int, command: int, error: OSError) -> bytes:
+        """The reply to a message that ``error`` refuses."""
 
     def message(
         self, ident: int, command: int, flags: int, payload: memoryview, fds: list[int] | None
@@ -72,9 +75,7 @@ class Connection:
         sock.setblocking(True)  # each call says by a flag whether it waits
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _RECEIVE_TIMEOUT)
         self._sock = sock
-        self._receive_into = sock.recvmsg_into
         self._messages = messages
-        self._region_read = messages.region_read
         self._reactor = reactor
         self._limits = limits
         self._ancillary = socket.CMSG_SPACE(4 * limits.max_message_fds)
@@ -84,12 +85,18 @@ class Connection:
         self._have = 0  # bytes of it that are there
         self._fds: list[int] = []  # descriptors that came with it
         self._fds_refused = False  # more came than the limit allows
-        self._out = b""  # replies that the socket did not take yet
+        self._out: bytes | bytearray = b""  # replies that the socket did not take yet
         self._busy = False
         self._linger_allowed: Callable[[], bool] = lambda: True
-        self.fast = False  # the version is agreed: region reads may take the fast path
+        self._read: Callable[[int, int, int], bytes] = _no_region
+        self._sizes = [0] * NUM_REGIONS  # of the regions that the fast path may read
         self.open = True
         reactor.add_reader(sock.fileno(), self._readable)
+
+    def read_fast(self, read: Callable[[int, int, int], bytes], sizes: list[int]) -> None:
+        """From now on, call ``read(region, offset, count)`` for small reads of regions of these ``sizes``."""
+        self._read = read
+        self._sizes[:] = sizes
 
     def linger_when(self, allowed: Callable[[], bool]) -> None:
         """Let ``allowed`` say whether lingering would harm."""
@@ -97,17 +104,14 @@ class Connection:
 
     def drain(self) -> None:
         """Handle what has arrived, without waiting. From inside a message's handler it does nothing."""
-        if self._busy or not self.open:
-            return
-        for _ in range(_DRAIN_MAX):
-            if self._out or not self.open or not self._receive(_NOW):
-                return
+        if not self._busy and not self._out and self.open:
+            self._pump(self._reactor.now() + _DRAIN, False)
 
     def close(self, reason: str) -> None:
         """End the connection and give back everything that came over it."""
         if not self.open:
             return
-        self.open = self.fast = False
+        self.open = False
         self._reactor.remove_reader(self._sock.fileno())
         self._reactor.remove_writer(self._sock.fileno())
         self._sock.close()
@@ -115,40 +119,72 @@ class Connection:
         self._messages.closed(reason)
 
     def _readable(self) -> None:
-        reactor = self._reactor
-        until = reactor.now() + _BURST
-        flags = _NOW
-        linger = self._linger_allowed()
-        while self._receive(flags) and not self._out:
-            now = reactor.now()
-            if now > until or now >= reactor.deadline:
-                return
-            flags = _LINGER if linger and now < reactor.deadline - _QUIET else _NOW
+        self._pump(self._reactor.now() + _BURST, True)
 
-    def _receive(self, flags: int) -> bool:
-        """One read, and what it completes.
+    def _pump(self, until: float, in_reactor: bool) -> None:
+        """Read and handle messages until none is left, or ``until``, or, in the reactor, a timer is due.
 
-        :return: False when there was nothing to read, or the connection has ended.
+        A plain REGION_READ is handled in here, every call and look-up less counting on its way.
         """
-        if self._have:
-            return self._receive_rest()
-        try:
-            got, ancillary, status, _ = self._receive_into(self._heads, self._ancillary, flags)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            self.close(str(error))
-            return False
-        if got == _HEAD and not ancillary and not status & _TRUNCATED and self.fast:
-            ident, command, size, mode, _, offset, region, count = _unpack(self._head)
-            if command == _READ and size == _HEAD and not mode:
-                self._busy = True
-                answer = self._region_read(ident, offset, region, count)
-                self._busy = False
-                self._send(answer)
-                return self.open
-        self._body[:got] = self._head[:got] if got < _HEAD else self._head
-        return self._received(got, ancillary, status)
+        reactor, now = self._reactor, self._reactor.now
+        head, heads, room, sizes = self._head, self._heads, self._ancillary, self._sizes
+        receive, send = self._sock.recvmsg_into, self._sock.send
+        linger = in_reactor and self._linger_allowed()
+        flags = _NOW
+        while True:
+            if self._have:
+                if not self._receive_rest():
+                    return
+            else:
+                try:
+                    got, ancillary, status, _ = receive(heads, room, flags)
+                except BlockingIOError:
+                    return
+                except OSError as error:
+                    self.close(str(error))
+                    return
+                word, mode, offset, region, count = _unpack(head)
+                if (
+                    word >> 16 == _PLAIN_READ
+                    and not mode
+                    and not ancillary
+                    and got == _HEAD
+                    and region < NUM_REGIONS
+                    and 0 < count <= _SMALL
+                    and offset + count <= sizes[region]
+                ):
+                    total = _HEAD + count
+                    answer: bytes | bytearray
+                    self._busy = True
+                    try:
+                        data = self._read(region, offset, count)
+                    except OSError as error:
+                        answer = self._messages.refused(word & 0xFFFF, wire.Command.REGION_READ, error)
+                        total = len(answer)
+                    else:
+                        head[4] = total  # the reply is the request but for its size and flags
+                        head[8] = wire.TYPE_REPLY
+                        answer = head + data
+                    self._busy = False
+                    try:
+                        sent = send(answer, _DONTWAIT)
+                    except OSError:
+                        sent = 0
+                    if sent == total:
+                        moment = now()
+                        if linger and moment < until and moment < reactor.deadline - _QUIET:
+                            flags = _LINGER
+                            continue
+                    elif len(answer) != total:
+                        raise RuntimeError(f"the device answered {len(data)} bytes to a read of {count}")
+                    else:
+                        self._send(answer[sent:])
+                elif not self._received(got, ancillary, status):
+                    return
+            moment = now()
+            if moment > until or self._out or not self.open or (in_reactor and moment >= reactor.deadline):
+                return
+            flags = _LINGER if linger and moment < reactor.deadline - _QUIET else _NOW
 
     def _receive_rest(self) -> bool:
         """Go on with a message of which a part is there: read to its end, or to the end of its head."""
@@ -169,6 +205,8 @@ class Connection:
         if not got:
             self.close("in the middle of a message" if self._have else "")
             return False
+        if not self._have:  # it was read into _head
+            self._body[:got] = self._head[:got]
         self._have += got
         arrived = _descriptors(ancillary)
         refused = bool(status & _TRUNCATED)
@@ -235,7 +273,7 @@ class Connection:
             self._send(wire.error_reply(ident, command, number))
         self.close(f"{wire.command_name(command)} with a message size of {size} bytes")
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes | bytearray) -> None:
         """Send, or keep for later what the socket does not take; meanwhile nothing is read."""
         if not self.open or not data:
             return
@@ -266,6 +304,10 @@ class Connection:
         if not self._out:
             self._reactor.remove_writer(self._sock.fileno())
             self._reactor.add_reader(self._sock.fileno(), self._readable)
+
+
+def _no_region(region: int, offset: int, count: int) -> bytes:
+    raise OSError(errno.EINVAL, "no region may be read yet")
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

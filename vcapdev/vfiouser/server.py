@@ -21,9 +21,6 @@ from vcapdev.vfiouser.sockets import is_listening
 
 _Handler = Callable[[memoryview, list[int]], bytes]
 _KNOWN_FLAGS = wire.TYPE_MASK | wire.FLAG_NO_REPLY
-_READ, _REPLY, _HEAD = int(wire.Command.REGION_READ), wire.TYPE_REPLY, wire.REGION_MESSAGE.size
-_NO_REGION = (0, False, False)
-_pack_reply = wire.REGION_MESSAGE.pack
 _TAKES_FDS = (wire.Command.DMA_MAP, wire.Command.DEVICE_SET_IRQS)
 
 
@@ -115,19 +112,6 @@ class Server:
 
     # What the connection calls.
 
-    def region_read(self, ident: int, offset: int, region: int, count: int) -> bytes:
-        """The whole reply to a REGION_READ that is well-formed as a message (the fast path)."""
-        try:
-            size, readable, _ = self._regions[region] if region < NUM_REGIONS else _NO_REGION
-            if not readable or not 0 < count <= size - offset or count > self._max_transfer:
-                raise _range_error(region, offset, count, size, bool(readable))
-            data = self._device_read(region, offset, count)
-        except OSError as error:
-            return self._refused(ident, wire.Command.REGION_READ, error)
-        if len(data) != count:
-            _check_length(data, count)
-        return _pack_reply(ident, _READ, _HEAD + count, _REPLY, 0, offset, region, count) + data
-
     def message(
         self, ident: int, command: int, flags: int, payload: memoryview, fds: list[int] | None
     ) -> bytes:
@@ -138,12 +122,19 @@ class Server:
         try:
             payload_out = self._handle(command, flags, payload, fds)
         except OSError as error:
-            answer = self._refused(ident, command, error)
+            answer = self.refused(ident, command, error)
             if command == wire.Command.VERSION and not self._agreed:
                 raise DisconnectError("no agreement on the version", answer) from error
         else:
             answer = wire.reply(ident, command, payload_out)
         return b"" if flags & wire.FLAG_NO_REPLY else answer
+
+    def refused(self, ident: int, command: int, error: OSError) -> bytes:
+        """The reply to a refused message, which is counted and logged."""
+        number = error.errno or errno.EIO
+        self.refusals += 1
+        self._note(f"{wire.command_name(command)} refused: {error.strerror or os.strerror(number)}")
+        return wire.error_reply(ident, command, number)
 
     def closed(self, reason: str) -> None:
         """The client is gone: forget its memory and interrupts; the device keeps its state."""
@@ -194,7 +185,8 @@ class Server:
         answer = negotiate(payload, self._limits)
         self._agreed = True
         if self._connection is not None:
-            self._connection.fast = True
+            sizes = [region.size if region.readable else 0 for region in self._device.regions]
+            self._connection.read_fast(self._device_read, sizes)
         if self.on_connect is not None:
             self.on_connect()
         return answer
@@ -278,7 +270,8 @@ class Server:
         if not readable or not 0 < count <= size - offset or count > self._max_transfer:
             raise _range_error(region, offset, count, size, bool(readable))
         data = self._device_read(region, offset, count)
-        _check_length(data, count)
+        if len(data) != count:
+            raise RuntimeError(f"the device answered {len(data)} bytes to a read of {count}")
         return bytes(payload) + data
 
     def _write(self, payload: memoryview, fds: list[int]) -> bytes:
@@ -330,12 +323,6 @@ class Server:
             return
         self.serve_connected(sock)
 
-    def _refused(self, ident: int, command: int, error: OSError) -> bytes:
-        number = error.errno or errno.EIO
-        self.refusals += 1
-        self._note(f"{wire.command_name(command)} refused: {error.strerror or os.strerror(number)}")
-        return wire.error_reply(ident, command, number)
-
     def _note(self, line: str) -> None:
         """Log a line about the client, unless it has caused too many already."""
         self._lines += 1
@@ -358,11 +345,6 @@ def _argsz(argsz: int, size: int) -> None:
 def _no_flags(flags: int) -> None:
     if flags:
         raise OSError(errno.EINVAL, f"flags {flags:#x} where none belong")
-
-
-def _check_length(data: bytes, count: int) -> None:
-    if len(data) != count:
-        raise RuntimeError(f"the device answered {len(data)} bytes to a read of {count}")
 
 
 def _index(index: int, count: int, what: str) -> int:
