@@ -64,6 +64,12 @@ CASES = [
         "Clean: 8 of 10",
         {"frames.torn": 2, "frames.intact": 8, "settings": {"clock": "real"}},
     ),
+    Case(
+        "torn, but the handler was not awaited",
+        GUEST,
+        "a slow host may have torn them",
+        {"frames.torn": 2, "frames.intact": 8, "device": {"handshake_timeouts": 1}},
+    ),
     Case("guest failed", GUEST, "Failed: QEMU was killed", {"failure": "QEMU was killed"}),
     Case("not attached", GUEST, "no BTF", {"dma.checker": "no BTF"}),
     Case("unchecked writes", GUEST, "3 of the card's writes", {"dma.unchecked": 3}),

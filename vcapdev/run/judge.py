@@ -32,7 +32,7 @@ def _finding(report: RunReport) -> str | None:
         times = sum(verdict.count for verdict in report.verdicts)
         return f"Findings: {rules}, {_many(times, 'time')}; first: {report.verdicts[0].sentence}"
     frames = report.frames
-    bad = frames.damaged + (0 if _free_running(report) else frames.torn)
+    bad = frames.damaged + (0 if _may_tear(report) else frames.torn)
     if bad:
         return f"Findings: {bad} of {frames.captured} frames arrived damaged, though no page rule was broken"
     return None
@@ -42,9 +42,9 @@ def _ended(finding: str, failure: str | None) -> str:
     return f"{finding}." if failure is None else f"{finding}. Then the run ended early: {failure}."
 
 
-def _free_running(report: RunReport) -> bool:
-    """On the real clock a slow guest tears frames, as it would with the hardware."""
-    return report.settings.get("clock") == "real"
+def _may_tear(report: RunReport) -> bool:
+    """Where the card did not wait for the handler, a slow guest tears frames, as with the hardware."""
+    return report.settings.get("clock") == "real" or bool(report.device.get("handshake_timeouts"))
 
 
 def _unchecked(report: RunReport) -> str | None:
@@ -73,6 +73,15 @@ def _unsure_frames(report: RunReport) -> str | None:
     return f"only {frames.intact} of {frames.captured} frames were verified"
 
 
+def _torn_by_us(report: RunReport) -> str | None:
+    if not report.frames.torn or report.settings.get("clock") == "real":
+        return None
+    return (
+        f"{report.frames.torn} torn frames, but the card had to go on after waiting 500 ms for the guest's"
+        " interrupt handler, so a slow host may have torn them"
+    )
+
+
 def _no_swapping(report: RunReport) -> str | None:
     swap = report.swap
     if swap.pressure == "none" or swap.pages_out:
@@ -86,7 +95,14 @@ def _nothing_clean(report: RunReport) -> str | None:
     return "no page was seen released that had been clean while pinned, so a lost dirty bit could not show"
 
 
-_DOUBTS: tuple[Doubt, ...] = (_unchecked, _too_few_frames, _unsure_frames, _no_swapping, _nothing_clean)
+_DOUBTS: tuple[Doubt, ...] = (
+    _unchecked,
+    _too_few_frames,
+    _unsure_frames,
+    _torn_by_us,
+    _no_swapping,
+    _nothing_clean,
+)
 
 
 def _clean(report: RunReport) -> str:

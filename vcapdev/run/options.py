@@ -53,7 +53,7 @@ class RunOptions:
     qemu: str | None = None
     accel: str = "auto"
     memory: int = 256
-    cpus: int = 2
+    cpus: int = 1
     lock: Path | None = None
     refresh: bool = False
     buffers: int = 4
