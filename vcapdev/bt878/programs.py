@@ -188,60 +188,65 @@ def destinations(words: list[int], after: int) -> tuple[int, int, int]:
 
 def fit(text: Text, block: Block) -> Run:
     """Find the leading lines of a text that take exactly a line of the block each, and slice them."""
-    lines = _whole_lines(text, block)
+    rows = _whole_lines(text, block)
+    if len(rows) == 1:
+        return Run([])
+    picture = block.shot.picture
+    planes = len(picture.strides)
+    table = text.table[: rows[-1]]
+    size, target = table[:, BYTES][:, :planes], table[:, TARGET][:, :planes]
+    line = np.repeat(np.arange(len(rows) - 1), np.diff(rows))[:, None]
+    taken = np.cumsum(size, axis=0) - size
+    offset = taken - taken[rows[:-1]][line[:, 0]]
+    origin = (text.address + table[:, AT, None]) | line << 32 | offset << 43
+    origin = origin | np.arange(planes) << 56
+    # Offset of each piece in its group of lines; the planes of a group lie one after the other.
+    source = line % block.group * np.array(picture.strides) + offset
+    wanted = (target != _NOWHERE) & (size > 0)
     slices: list[Slice] = []
-    for first in range(0, len(lines) - 1, block.group):
-        last = min(first + block.group, len(lines) - 1)
-        slices.append(_slice(text, block, first, lines[first : last + 1]))
+    for first in range(0, len(rows) - 1, block.group):
+        last = min(first + block.group, len(rows) - 1)
+        part, base = slice(rows[first], rows[last]), np.array(picture.offsets(last - first)[:-1])
+        kept = np.flatnonzero(wanted[part])
+        columns = (target[part], size[part], source[part] + base, origin[part])
+        addr, length, start, place = (column.ravel()[kept] for column in columns)
+        batch = Batch(
+            addr.astype(np.uint64), length.astype(np.uint32), start.astype(np.uint32), place, text.id
+        )
+        slices.append(_slice(text, batch, first, rows[first : last + 1]))
     return Run(slices)
+
+
+def _slice(text: Text, batch: Batch, first: int, rows: Ints) -> Slice:
+    begin = int(text.table[rows[0], AT])
+    end = int(text.table[rows[-1], AT]) if rows[-1] < len(text.table) else len(text.code)
+    after = int(text.table[rows[-1] - 1, AFTER])
+    return Slice(text.address + begin, text.code[begin:end], first, len(rows) - 1, batch, after)
 
 
 def _whole_lines(text: Text, block: Block) -> Ints:
     """Rows of the table at which the fitting lines begin, and one past the last."""
-    table = text.table
+    table, planes = text.table, len(block.shot.picture.strides)
     word = table[:, WORD]
-    starts, ends = (word & SOL) != 0, (word & EOL) != 0
-    good = ((word & ~np.int64(_PLAIN)) == 0) & (table[:, BYTES.start] > 0)
-    low, high = table[:, TARGET], table[:, TARGET] + table[:, BYTES]
-    good &= ~(((low >= 0) & (low < text.end) & (high > text.address)) | (high > 1 << 32)).any(axis=1)
-    good &= (word >> 28 != Op.WRITEC) | (table[:, TARGET.start] != _NOWHERE)
+    starts = (word & SOL) != 0
     if not len(table) or not starts[0]:
         return np.zeros(1, np.int64)
+    size, low = table[:, BYTES], table[:, TARGET][:, :planes]
+    high = low + size[:, :planes]
+    bad = (word & ~np.int64(_PLAIN) != 0) | (size[:, 0] == 0)
+    bad |= (((low >= 0) & (low < text.end) & (high > text.address)) | (high > 1 << 32)).any(axis=1)
+    bad |= (word >> 28 == Op.WRITEC) & (low[:, 0] == _NOWHERE)
     # From the first row on, a line begins exactly where one has ended; the last row must end one.
-    broken = np.append(ends[:-1] != starts[1:], not ends[-1]) | ~good
+    ends = (word & EOL) != 0
+    bad[:-1] |= ends[:-1] != starts[1:]
+    bad[-1] |= not ends[-1]
     begin = np.flatnonzero(starts)
-    whole = np.logical_and.reduceat(~broken, begin)
-    whole &= (np.add.reduceat(table[:, BYTES], begin, axis=0) == np.array(block.widths)).all(axis=1)
+    whole = ~np.logical_or.reduceat(bad, begin)
+    whole &= (np.add.reduceat(size, begin, axis=0) == np.array(block.widths)).all(axis=1)
     whole = whole[: block.lines]
     number = len(whole) if whole.all() else int(whole.argmin())
     rows: Ints = np.append(begin, len(table))[: number + 1].astype(np.int64)
     return rows
-
-
-def _slice(text: Text, block: Block, first: int, rows: Ints) -> Slice:
-    picture = block.shot.picture
-    table = text.table[rows[0] : rows[-1]]
-    line = np.repeat(np.arange(len(rows) - 1), np.diff(rows))
-    taken = np.cumsum(table[:, BYTES], axis=0) - table[:, BYTES]
-    offset = taken - taken[rows[:-1] - rows[0]][line]
-    bases, strides = (np.zeros(3, np.int64) for _ in range(2))
-    bases[: len(picture.strides)] = picture.offsets(len(rows) - 1)[:-1]
-    strides[: len(picture.strides)] = picture.strides
-    source = bases + line[:, None] * strides + offset
-    origin = (text.address + table[:, AT, None]) | (line[:, None] + first) << 32 | offset << 43
-    origin = origin | np.arange(3, dtype=np.int64) << 56
-    chosen = (table[:, TARGET] != _NOWHERE) & (table[:, BYTES] > 0)
-    batch = Batch(
-        table[:, TARGET][chosen].astype(np.uint64),
-        table[:, BYTES][chosen].astype(np.uint32),
-        source[chosen].astype(np.uint32),
-        origin[chosen],
-        text.id,
-    )
-    begin = int(table[0, AT])
-    end = int(text.table[rows[-1], AT]) if rows[-1] < len(text.table) else len(text.code)
-    code = text.code[begin:end]
-    return Slice(text.address + begin, code, first, len(rows) - 1, batch, int(table[-1, AFTER]))
 
 
 class TextCache:

@@ -61,10 +61,14 @@ class _Plan:
     """A batch translated: for each stretch of pieces in one segment, where each piece goes and comes from."""
 
     generation: int
-    data: object
+    data: NDArray[np.uint8]
     runs: list[tuple[int, list[Piece]]]
     moved: Batch  # the batch, or what precedes its first refused piece
     fault: tuple[int, Abort] | None
+    # All pieces in one segment: its index, and offsets there, lengths, offsets in the data. Runs are made of
+    # them only when the batch comes again: a driver that builds a program for every buffer moves each once.
+    single: tuple[int, NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]] | None = None
+    moves: int = 0
 
 
 class BusMaster:
@@ -185,10 +189,26 @@ class BusMaster:
         return True
 
     def _move(self, plan: _Plan) -> None:
+        plan.moves += 1
+        if plan.single is not None:
+            self._move_once(plan, *plan.single)
         for segment, pieces in plan.runs:
             view = self._views[segment]
             for where, what in pieces:
                 view[where] = what
+
+    def _move_once(
+        self,
+        plan: _Plan,
+        segment: int,
+        offset: NDArray[np.uint64],
+        length: NDArray[np.uint64],
+        source: NDArray[np.uint64],
+    ) -> None:
+        view, data = self._views[segment], plan.data.data
+        ends = (offset + length).tolist(), (source + length).tolist()
+        for start, end, first, last in zip(offset.tolist(), ends[0], source.tolist(), ends[1], strict=True):
+            view[start:end] = data[first:last]
 
     def _planned(self, batch: Batch, data: NDArray[np.uint8]) -> _Plan:
         plan: _Plan | None = batch.cache.get(_PLAN)
@@ -196,6 +216,11 @@ class BusMaster:
             plan = batch.cache[_PLAN] = self._translate(batch, data)
         elif self._generation != plan.generation:
             self._follow_map()
+        if plan.single is not None and plan.moves:
+            segment, offset, length, source = plan.single
+            pieces = zip(_slices(offset, length), _views(data, source, length), strict=True)
+            plan.runs.append((segment, list(pieces)))
+            plan.single = None
         return plan
 
     def _translate(self, batch: Batch, data: NDArray[np.uint8]) -> _Plan:
@@ -205,14 +230,12 @@ class BusMaster:
         if len(length) and int((source + length).max()) > len(data):
             raise ValueError("a piece of the batch reaches outside the data")
         segment, offset, whole = self._locate(batch.addr, length)
-        targets = _slices(offset, length)
-        view = data.data
-        sources = [view[part] for part in _slices(source, length)]
         assert self._generation is not None
         plan = _Plan(self._generation, data, [], batch, None)
         if len(length) and whole.all() and (segment == segment[0]).all():
-            plan.runs.append((int(segment[0]), list(zip(targets, sources, strict=True))))
+            plan.single = int(segment[0]), offset, length, source
             return plan
+        targets, sources = _slices(offset, length), _views(data, source, length)
         for index, (home, fits) in enumerate(zip(segment.tolist(), whole.tolist(), strict=True)):
             if fits:
                 _append(plan.runs, home, (targets[index], sources[index]))
@@ -300,6 +323,13 @@ class BusMaster:
 
 def _slices(start: NDArray[np.uint64], length: NDArray[np.uint64]) -> list[slice]:
     return list(map(slice, start.tolist(), (start + length).tolist()))
+
+
+def _views(
+    data: NDArray[np.uint8], start: NDArray[np.uint64], length: NDArray[np.uint64]
+) -> list[memoryview]:
+    view = data.data
+    return [view[part] for part in _slices(start, length)]
 
 
 def _append(runs: list[tuple[int, list[Piece]]], segment: int, piece: Piece) -> None:
