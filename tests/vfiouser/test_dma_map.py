@@ -121,7 +121,21 @@ def test_video_memory_without_descriptor_names_the_option(served):
     served.client.dma_map(0xFD000000, 0x1000000, expect=errno.ENOTSUP)
     (line,) = served.log
     assert "-vga none" in line
-    assert "aux-ram-share=on" in line
+
+
+def test_unmapping_what_was_refused(served):
+    """QEMU does so, since it does not wait for the answer to its map."""
+    served.client.dma_map(0xFD000000, 0x1000000, expect=errno.ENOTSUP)
+    served.client.dma_unmap(0xFD000000, 0x1000000)
+    served.client.dma_unmap(0xFD000000, 0x1000000, expect=errno.ENOENT)
+
+
+def test_rom_that_can_shrink_is_a_hole(served, new_fd):
+    """As all of QEMU's own memories are with aux-ram-share=on."""
+    served.client.dma_map(0xFFFC0000, 0x40000, new_fd(memfd(0x40000, seals=None)), flags=wire.DMA_MAP_READ)
+    assert segments(served) == []
+    served.client.dma_map(0xFFFC0000, 0x1000, expect=errno.EEXIST)
+    served.client.dma_unmap(0xFFFC0000, 0x40000)
 
 
 def test_unsealed_is_sealed_by_us(served, new_fd):

@@ -28,11 +28,15 @@ from vcapdev.vfiouser import wire
 from vcapdev.vfiouser.limits import Limits
 
 _SHARE_RAM = (
-    "give QEMU its RAM as -object memory-backend-memfd,id=ram,size=SIZE,share=on -machine memory-backend=ram"
+    "give QEMU its RAM as -object memory-backend-memfd,id=ram,size=SIZE,share=on,seal=on "
+    "-machine memory-backend=ram"
 )
-_SHARE_VIDEO = "for video memory use -vga none or -machine aux-ram-share=on"
-_KEEP_SEALABLE = "give QEMU its RAM as memory-backend-memfd with share=on and seal=on (the default)"
+_NO_VIDEO = "for video memory use -vga none"  # with aux-ram-share=on it comes, but as what can shrink
 _WRITE_SEALS = fcntl.F_SEAL_WRITE | 0x10  # 0x10: F_SEAL_FUTURE_WRITE, linux/fcntl.h, not in Python's module
+
+
+class _UnsafeFileError(OSError):
+    """The pages of a file could go away while we use them."""
 
 
 class _Mapping:
@@ -133,7 +137,13 @@ class DmaMap:
                 raise OSError(errno.ENOTSUP, f"{where} comes without a descriptor: {_advice(start)}")
             self._insert(_Entry(start, size))
             return False
-        key, mapping, kept = self._open(fd, offset + size, writable, where)
+        try:
+            key, mapping, kept = self._open(fd, start, offset + size, writable, where)
+        except _UnsafeFileError:
+            if writable:
+                raise
+            self._insert(_Entry(start, size))  # as good as a ROM without descriptor
+            return False
         view = mapping.data[offset : offset + size]
         if not writable:
             view.flags.writeable = False
@@ -182,13 +192,13 @@ class DmaMap:
         return where
 
     def _open(
-        self, fd: int, needed: int, writable: bool, where: str
+        self, fd: int, start: int, needed: int, writable: bool, where: str
     ) -> tuple[tuple[int, int, bool], _Mapping, bool]:
         """The mapping of the file behind ``fd``, shared by all segments in it.
 
         :return: the file's key, its mapping, and whether the mapping took ``fd``.
         """
-        can_write = _check_file(fd, where)
+        can_write = _check_file(fd, start, where)
         if writable and not can_write:
             raise OSError(errno.EACCES, f"{where}: its descriptor does not allow writing")
         status = os.fstat(fd)
@@ -246,24 +256,26 @@ class DmaMap:
             on_change()
 
 
-def _check_file(fd: int, where: str) -> bool:
+def _check_file(fd: int, start: int, where: str) -> bool:
     """Make sure that the pages behind ``fd`` cannot go away.
 
     :return: whether it can be mapped for writing.
+    :raise _UnsafeFileError: when they could.
     """
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
     except OSError as error:
-        raise OSError(error.errno, f"{where}: its descriptor is no memfd; {_KEEP_SEALABLE}") from error
+        text = f"{where}: its descriptor is no memfd; {_advice(start)}"
+        raise _UnsafeFileError(error.errno, text) from error
     if os.fstatvfs(fd).f_bsize != mmap.PAGESIZE:
-        raise OSError(
-            errno.EINVAL, f"{where}: huge pages can vanish; use memory-backend-memfd with hugetlb=off"
-        )
+        text = f"{where}: huge pages can vanish; use memory-backend-memfd with hugetlb=off"
+        raise _UnsafeFileError(errno.EINVAL, text)
     if not seals & fcntl.F_SEAL_SHRINK:
         try:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         except OSError as error:
-            raise OSError(error.errno, f"{where}: its descriptor can shrink; {_KEEP_SEALABLE}") from error
+            text = f"{where}: its descriptor can shrink; {_advice(start)}"
+            raise _UnsafeFileError(error.errno, text) from error
     access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
     if access == os.O_WRONLY:
         raise OSError(errno.EACCES, f"{where}: its descriptor does not allow reading")
@@ -272,7 +284,7 @@ def _check_file(fd: int, where: str) -> bool:
 
 def _advice(start: int) -> str:
     """What to change on QEMU's command line: between 2 and 4 GiB lie the memories of devices."""
-    return f"{_SHARE_VIDEO}" if 1 << 31 <= start < 1 << 32 else f"{_SHARE_RAM}; {_SHARE_VIDEO}"
+    return _NO_VIDEO if 1 << 31 <= start < 1 << 32 else _SHARE_RAM
 
 
 def _range(start: int, size: int) -> str:

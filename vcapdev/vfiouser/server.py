@@ -21,6 +21,7 @@ from vcapdev.vfiouser.sockets import is_listening
 
 _Handler = Callable[[memoryview, list[int]], bytes]
 _KNOWN_FLAGS = wire.TYPE_MASK | wire.FLAG_NO_REPLY
+_REFUSED_MAPS = 64  # remembered at a time
 _TAKES_FDS = (wire.Command.DMA_MAP, wire.Command.DEVICE_SET_IRQS)
 
 
@@ -62,6 +63,7 @@ class Server:
         self.refusals = 0  # messages refused, for statistics
         self._connection: Connection | None = None
         self._agreed = False
+        self._refused_maps: set[tuple[int, int]] = set()
         self._listener: socket.socket | None = None
         self._handlers = self._commands()
 
@@ -142,6 +144,7 @@ class Server:
             self._note(f"the client is disconnected: {reason}")
         agreed, self._agreed, self._connection = self._agreed, False, None
         self.memory.clear()
+        self._refused_maps.clear()
         self.irqs.close()
         if agreed and self.on_disconnect is not None:
             self.on_disconnect()
@@ -200,7 +203,14 @@ class Server:
         if len(fds) > 1:
             raise OSError(errno.EINVAL, f"{len(fds)} descriptors for one map")
         fd = fds[0] if fds else None
-        if self.memory.map(address, size, fd, offset, writable=bool(flags & wire.DMA_MAP_WRITE)):
+        try:
+            kept = self.memory.map(address, size, fd, offset, writable=bool(flags & wire.DMA_MAP_WRITE))
+        except OSError:
+            if len(self._refused_maps) < _REFUSED_MAPS:
+                self._refused_maps.add((address, size))
+            raise
+        self._refused_maps.discard((address, size))
+        if kept:
             fds.clear()
         return b""
 
@@ -212,6 +222,9 @@ class Server:
             raise OSError(errno.ENOTSUP, "dirty pages are not tracked")
         if flags == wire.DMA_UNMAP_ALL and not address and not size:
             self.memory.clear()
+            self._refused_maps.clear()
+        elif not flags and (address, size) in self._refused_maps:
+            self._refused_maps.discard((address, size))  # QEMU does not remember that it was refused
         elif flags or not size or (address | size) % wire.PAGE_SIZE or address + size > 1 << 64:
             raise OSError(errno.EINVAL, f"flags {flags:#x}, range {address:#x}+{size:#x}")
         else:
