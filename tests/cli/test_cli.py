@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line: what each kind of failure prints and exits with, and that a traceback is shown on demand only."""
+"""The command line: what each kind of failure prints and exits with, and tracebacks only on demand."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from vcapdev.report.model import RunReport
 
-
 _LESS_THAN_INTACT = {
     "dropped": "dropped",
     "torn": "torn",

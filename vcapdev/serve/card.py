@@ -80,7 +80,7 @@ class Card:
         self.server.close()
 
     def _poll(self) -> None:
-        """Keep the checker up to date, and have it ready before DMA starts: finding the kernel takes a second.
+        """Keep the checker up to date and ready before DMA starts: finding the kernel takes a second.
 
         A driver that has switched bus mastering on runs in a kernel that has booted far enough.
         """
