@@ -112,8 +112,8 @@ class Checker:
         self._recent.append({})
 
     def poll(self) -> None:
-        """Look for released pins. To be called now and then (every 20 ms) while nothing else happens."""
-        self._guard(self._look_at_pins)
+        """Look for released pins, and pronounce what was found. To be called every 20 ms or so."""
+        self._guard(self._hear_of_pins)
 
     def settle(self, *, final: bool = True) -> dict[str, Any]:
         """After the capture program has closed: are all pins back? (rule V11)
@@ -130,7 +130,7 @@ class Checker:
                 "outstanding": None,
                 "why_not": self._attachment.why_not,
             }
-        self._guard(self._look_at_pins)
+        self._guard(self._hear_of_pins)
         return self._pins.settle(self._books, final=final) if self._pins is not None else {}
 
     def page_states(self) -> dict[int, str]:
@@ -243,14 +243,14 @@ class Checker:
         elif what is Checkpoint.REGISTER_WRITE:
             if self._pins is not None and self._kernel is not None and self._pins.table.stirred():
                 self._guard(self._look_at_pins)
-        else:
-            if what is Checkpoint.DMA_STOP:
-                self._stopped()
-            else:
-                self._fields += 1
-                if self._recent[-1]:
-                    self._recent.append({})
+        elif what is Checkpoint.DMA_STOP:
+            self._stopped()
             self._guard(self._look_at_pins)
+        else:
+            self._fields += 1
+            if self._recent[-1]:
+                self._recent.append({})
+            self._guard(self._hear_of_pins)
 
     def _try_attach(self) -> None:
         self.attach()
@@ -364,11 +364,21 @@ class Checker:
 
     def _look_at_pins(self) -> None:
         if self._pins is not None and not self._judging and self._ready():
-            released = self._pins.look(self._books)
+            released = self._pins.look()
             if released is not None:
                 for record in self._records.values():
                     if among(released, record.pfns).any():
                         record.forget(kind=False)
+
+    def _hear_of_pins(self) -> None:
+        """As :meth:`_look_at_pins`, where the vCPUs may be stopped to explain what was found."""
+        self._look_at_pins()
+        if self._pins is not None and not self._judging and self._kernel is not None:
+            self._judging = True
+            try:
+                self._pins.hear(self._books)
+            finally:
+                self._judging = False
 
     # Coming and going.
 

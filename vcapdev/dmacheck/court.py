@@ -163,8 +163,9 @@ class Court:
         evidence.now = view_page(kernel, now.facts(), 0)
         then = None
         if case is not None:
-            promise = case.pages.record.promise(facts.pfn[row : row + 1])
-            then = (int(promise.mapping[0]), int(promise.index[0]))
+            then = case.pages.record.identity(pfn)
+        elif evidence.now.owned:
+            then = (evidence.now.mapping, evidence.now.index)
         _find_owners(kernel, evidence, then)
         return evidence
 
@@ -197,10 +198,11 @@ def _find_owners(kernel: Kernel, evidence: Evidence, then: tuple[int, int] | Non
     view = evidence.now
     if view is None:
         return
-    evidence.owner_now = describe_owners(kernel, view.mapping, view.index, view.pfn, evidence.notes)
-    if then is None or then == (view.mapping, view.index):
+    if view.owned:
+        evidence.owner_now = describe_owners(kernel, view.mapping, view.index, view.pfn, evidence.notes)
+    if view.owned and then == (view.mapping, view.index):
         evidence.owner_then = evidence.owner_now
-    else:
+    elif then is not None:
         evidence.owner_then = describe_owners(kernel, *then, view.pfn, evidence.notes)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcapdev.dma import Program
-from vcapdev.dmacheck.rules import USER, Promise, Setting, classify
+from vcapdev.dmacheck.rules import USER, Promise, Setting, classify, has_owner
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE
 from vcapdev.guestmm.pages import Bools, PageFacts, PageSet, Pfns, among
@@ -64,6 +64,7 @@ class Record:
         self.mapping = np.zeros(len(self.pfns), dtype=np.uint64)
         self.index = self.mapping.copy()
         self.known = np.zeros(len(self.pfns), dtype=bool)
+        self.owned = self.known
 
     def learn(self, kernel: Kernel, setting: Setting) -> PageFacts:
         """Look at the pages now and hold the program to what is found.
@@ -77,6 +78,7 @@ class Record:
         self.kind = self.kind or classify(facts, setting)
         self.mapping, self.index = facts.mapping, facts.index
         self.known = facts.pinned & facts.present & ~facts.torn
+        self.owned = has_owner(facts, setting)
         self.learned = True
         self.version += 1
         return facts
@@ -96,6 +98,13 @@ class Record:
         place = np.minimum(np.searchsorted(self.pfns, pfns), len(self.pfns) - 1)
         ours = self.pfns[place] == pfns
         return Promise(self.kind, self.mapping[place], self.index[place], self.known[place] & ours)
+
+    def identity(self, pfn: int) -> tuple[int, int] | None:
+        """``mapping`` and ``index`` of a page at first sight, None where it was no page of a user then."""
+        for i in np.flatnonzero(self.pfns == pfn).tolist():
+            if self.owned[i]:
+                return int(self.mapping[i]), int(self.index[i])
+        return None
 
     @property
     def ends(self) -> tuple[int, int]:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vcapdev.dmacheck.court import Court
 from vcapdev.dmacheck.ledger import PinTable, Record, Release
@@ -28,6 +29,7 @@ class Releases:
         self.table = PinTable(kernel)
         self._figures: Counter[str] = former._figures if former is not None else Counter()
         self._late: set[int] = set()
+        self._docket: deque[tuple[PageFacts, NDArray[np.intp]]] = deque()
         known: PinCounters | None = former._at_attach if former is not None else None
         self._at_attach: PinCounters | None = known if known is not None else read_pin_counters(kernel)
         self._latest: PinCounters | None = None
@@ -43,15 +45,25 @@ class Releases:
         self._figures["watched"] += new
         self._figures["clean_at_pin"] += clean
 
-    def look(self, books: Books) -> Pfns | None:
-        """Look for dropped pins and judge them; returns the pages that were released."""
+    def look(self) -> Pfns | None:
+        """Look for dropped pins and judge them; returns the pages that were released.
+
+        What breaks a rule waits for :meth:`hear`: this is called from within register writes as well, where
+        the vCPUs cannot be stopped because one of them may be waiting for the device.
+        """
         release = self.table.look()
         if release is None:
             return None
-        self._judge(release, books)
+        self._judge(release)
         return release.facts.pfn[release.rows]
 
-    def _judge(self, release: Release, books: Books) -> None:
+    def hear(self, books: Books) -> None:
+        """Pronounce what :meth:`look` has found."""
+        while self._docket:
+            facts, rows = self._docket.popleft()
+            self._court.pin_verdict(NOT_DIRTIED, self._kernel, facts, rows, books())
+
+    def _judge(self, release: Release) -> None:
         facts, rows, bit = release.facts, release.rows, self._kernel.flags.bit
         dirty = facts.has(bit("dirty"))[rows]
         late = self._too_late(release)
@@ -65,7 +77,7 @@ class Releases:
         lost = judged & ~dirty & ~release.was_clean  # somebody cleaned it between our last look and this one
         self._oddities.add("release-seen-late", int(np.count_nonzero((release.written & late) | lost)))
         if bad.any():
-            self._court.pin_verdict(NOT_DIRTIED, self._kernel, facts, rows[bad], books())
+            self._docket.append((facts, rows[bad]))
 
     def _too_late(self, release: Release) -> Bools:
         """Pages that something else has happened to since their release.

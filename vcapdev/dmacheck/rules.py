@@ -240,6 +240,13 @@ def unmarked(facts: PageFacts, setting: Setting) -> Bools:
     return result
 
 
+def has_owner(facts: PageFacts, setting: Setting) -> Bools:
+    """Pages whose ``mapping`` leads to the areas that map them."""
+    plain = ~facts.typed & ~facts.has(setting.slab_bit | setting.reserved_bit) & (facts.refcount > 0)
+    result: Bools = plain & (facts.mapping != 0) & ((facts.mapping & np.uint64(3)) < 2) & ~facts.torn
+    return result
+
+
 def classify(facts: PageFacts, setting: Setting) -> str:
     """What a program writes to, judged by all of its pages at first sight."""
     if not facts.present.any():

@@ -31,6 +31,11 @@ class PageView:
     compound: bool
     page_type: str
 
+    @property
+    def owned(self) -> bool:
+        """Whether ``mapping`` leads to the areas that map the page."""
+        return any(word in self.kind for word in ("anonymous", "file", "shmem"))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
