@@ -16,16 +16,18 @@ def interact(session: Session) -> ExitStatus:
 
     :raise GuestError: when QEMU or the device process fails.
     """
-    session.screen.show("the guest boots; leave it with 'exit' (or Ctrl-A X)")
+    session.screen.show("the guest boots; leave it with 'exit'")
     session.device.start()
     session.vm.start()
     while (status := session.vm.poll()) is None:
         session.show_events()
         time.sleep(_TURN)
     verdicts = session.device.call("verdicts")["verdicts"]
+    checked = session.device.call("check-status")["pages_checked"]
     session.stop()
+    found = f"{len(verdicts)} finding(s), see above" if verdicts else "no findings"
+    session.screen.show(f"{checked} pages checked, {found}")
     if verdicts:
-        session.screen.show(f"\n{len(verdicts)} finding(s), see above")
         return ExitStatus.FINDINGS
     if status != 0:
         raise GuestError(f"QEMU ended with status {status}: {session.vm.qemu_complaint()}")
