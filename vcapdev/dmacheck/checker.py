@@ -26,20 +26,18 @@ from vcapdev.dmacheck.attachment import Attachment
 from vcapdev.dmacheck.court import Case, Court
 from vcapdev.dmacheck.history import History
 from vcapdev.dmacheck.ledger import Record, pages_of
-from vcapdev.dmacheck.look import BatchPages, Look
+from vcapdev.dmacheck.look import BatchPages, Look, weigh
 from vcapdev.dmacheck.oddities import Oddities
+from vcapdev.dmacheck.recent import RecentFields
 from vcapdev.dmacheck.releases import Releases
-from vcapdev.dmacheck.rules import OUTSIDE_RAM, PAGE_RULES, USER, certain_alone
+from vcapdev.dmacheck.rules import OUTSIDE_RAM, PAGE_RULES, USER
 from vcapdev.dmacheck.verdict import Verdict
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import GuestReadError
 from vcapdev.guestmm.pages import among
-from vcapdev.guestmm.pageview import state_labels
 
 _MAX_PROGRAMS = 4096
 _MAX_RETIRED = 64  # programs that are gone, kept to name them when their pages are released
-_MAX_RECENT = 1024  # batches of one field
-_FIELDS_KEPT = 3  # the one under way and two complete ones: a frame
 
 
 class Checker:
@@ -74,7 +72,7 @@ class Checker:
         self._writes = self._bytes = self._checked = 0
         self._counts: Counter[str] = Counter()
         self._seen = np.zeros(0, dtype=bool)
-        self._recent: deque[dict[int, BatchPages]] = deque([{}], maxlen=_FIELDS_KEPT)
+        self._recent = RecentFields()
         self._defects: list[str] = []
 
     # What users of the checker call.
@@ -109,7 +107,6 @@ class Checker:
         if self._kernel is not None:
             self._pins = Releases(self._kernel, self._court, self._oddities, self._pins)
         self._recent.clear()
-        self._recent.append({})
 
     def poll(self) -> None:
         """Look for released pins, and pronounce what was found. To be called every 20 ms or so."""
@@ -135,16 +132,7 @@ class Checker:
 
     def page_states(self) -> dict[int, str]:
         """State of each page of the last complete frame at its last look: page frame to a short word."""
-        states: dict[int, str] = {}
-        if self._kernel is None:
-            return states
-        complete = list(self._recent)[:-1] or list(self._recent)
-        for batches in complete:
-            for batch in batches.values():
-                if batch.facts is not None:
-                    labels = state_labels(self._kernel, batch.facts)
-                    states.update(zip(batch.facts.pfn.tolist(), labels, strict=True))
-        return states
+        return {} if self._kernel is None else self._recent.states(self._kernel)
 
     def status(self) -> dict[str, Any]:
         """Figures and findings as plain values; see the reference of the report."""
@@ -248,8 +236,7 @@ class Checker:
             self._guard(self._look_at_pins)
         else:
             self._fields += 1
-            if self._recent[-1]:
-                self._recent.append({})
+            self._recent.next_field()
             self._guard(self._hear_of_pins)
 
     def _try_attach(self) -> None:
@@ -266,8 +253,7 @@ class Checker:
         if pages is None or pages.epoch is not self._attachment.epoch:
             return None
         pages.field = self._fields
-        if len(self._recent[-1]) < _MAX_RECENT:
-            self._recent[-1][id(pages)] = pages
+        self._recent.add(pages)
         return pages
 
     def _prepare(self, batch: Batch) -> None:
@@ -326,13 +312,9 @@ class Checker:
 
     def _accuse(self, batch: Batch, pages: BatchPages, before: Look | None, after: Look | None) -> None:
         """Decide which pages are certainly bad, rule out a stop that came meanwhile, and hand them over."""
-        none = np.zeros(pages.count, dtype=np.uint8)
-        first = before.codes if before is not None else none
-        second = after.codes if after is not None else none
-        codes = np.where(certain_alone(first), first, second)
-        certain = certain_alone(first) | certain_alone(second) | ((first != 0) & (second != 0))
-        guilty = np.flatnonzero(certain & (codes != 0))
-        self._oddities.add("passing", int(np.count_nonzero(((first != 0) | (second != 0)) & ~certain)))
+        codes, passing = weigh(before, after, pages.count)
+        guilty = np.flatnonzero(codes)
+        self._oddities.add("passing", passing)
         if not len(guilty) or self._kernel is None:
             return
         epoch = self._attachment.epoch
@@ -367,7 +349,7 @@ class Checker:
             released = self._pins.look()
             if released is not None:
                 for record in self._records.values():
-                    if among(released, record.pfns).any():
+                    if record.learned and among(released, record.pfns).any():
                         record.forget(kind=False)
 
     def _hear_of_pins(self) -> None:

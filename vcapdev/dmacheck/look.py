@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcapdev.dmacheck.ledger import Record
-from vcapdev.dmacheck.rules import Codes, Promise, Setting, judge
+from vcapdev.dmacheck.rules import Codes, Promise, Setting, certain_alone, judge
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.layout import PIN_BIAS
 from vcapdev.guestmm.pages import Bools, PageFacts, PageSet, Pfns, relevant_words
@@ -178,3 +178,18 @@ def material_of(kernel: Kernel) -> Material:
     if not isinstance(found, Material):
         found = kernel.cache["material"] = Material(kernel)
     return found
+
+
+def weigh(before: Look | None, after: Look | None, count: int) -> tuple[Codes, int]:
+    """What is certain from the looks before and after a write.
+
+    :return: the code of the rule that each page certainly broke (0: none), and how many pages were bad at one
+        look only, under a rule that takes two.
+    """
+    none = np.zeros(count, dtype=np.uint8)
+    first = before.codes if before is not None else none
+    second = after.codes if after is not None else none
+    certain = certain_alone(first) | certain_alone(second) | ((first != 0) & (second != 0))
+    codes = np.where(certain, np.where(certain_alone(first), first, second), none)
+    passing = ((first != 0) | (second != 0)) & ~certain
+    return codes, int(np.count_nonzero(passing))

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The batches of the last fields, for the picture of page states."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from vcapdev.dmacheck.look import BatchPages
+from vcapdev.guestmm.kernel import Kernel
+from vcapdev.guestmm.pageview import state_labels
+
+_MAX_BATCHES = 1024  # of one field
+_FIELDS_KEPT = 3  # the one under way and two complete ones: a frame
+
+
+class RecentFields:
+    """Which batches were written in the field under way and in the two before."""
+
+    def __init__(self) -> None:
+        self._fields: deque[dict[int, BatchPages]] = deque([{}], maxlen=_FIELDS_KEPT)
+
+    def add(self, pages: BatchPages) -> None:
+        """A batch is about to be written."""
+        if len(self._fields[-1]) < _MAX_BATCHES:
+            self._fields[-1][id(pages)] = pages
+
+    def next_field(self) -> None:
+        """A field has ended; one without writes does not count."""
+        if self._fields[-1]:
+            self._fields.append({})
+
+    def clear(self) -> None:
+        """Forget all batches."""
+        self._fields.clear()
+        self._fields.append({})
+
+    def states(self, kernel: Kernel) -> dict[int, str]:
+        """State of each page of the last complete frame at its last thorough look."""
+        states: dict[int, str] = {}
+        for batches in list(self._fields)[:-1] or list(self._fields):
+            for pages in batches.values():
+                if pages.facts is not None:
+                    labels = state_labels(kernel, pages.facts)
+                    states.update(zip(pages.facts.pfn.tolist(), labels, strict=True))
+        return states
