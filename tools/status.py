@@ -22,6 +22,7 @@ def meaning(status: int) -> str:
 
 def main(command: list[str]) -> int:
     child = subprocess.Popen(command)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # make passes on what it gets itself
     while True:
         try:
             status = child.wait()

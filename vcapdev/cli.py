@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import NoReturn
 
 from vcapdev import __version__
 from vcapdev.errors import ExitStatus, VcapdevError
@@ -44,9 +45,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(number, old)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, as every other error does; argparse prints the whole usage before."""
+
+    def error(self, message: str) -> NoReturn:
+        text = message.removeprefix("argument ")
+        option = text.partition(":")[0].split("/")[0]
+        if text.endswith("expected one argument") and option.startswith("-"):
+            text += f" (a value that begins with a dash is written {option}=VALUE)"
+        self.exit(ExitStatus.USAGE, f"vcapdev: {text}; see '{self.prog} --help'\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(prog="vcapdev", description=sys.modules["vcapdev"].__doc__)
+    top = _Parser(prog="vcapdev", description=sys.modules["vcapdev"].__doc__)
     top.add_argument("-v", "--verbose", action="store_true", help="show where an error came from")
     top.add_argument("--version", action="version", version=f"vcapdev {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)

@@ -67,7 +67,13 @@ def test_the_version(words: list[str]) -> None:
 def test_wrong_usage_exits_2(words: list[str]) -> None:
     result = vcapdev(*words)
     assert result.returncode == ExitStatus.USAGE
-    assert "usage: vcapdev" in result.stderr
+    assert result.stderr.startswith("vcapdev: ")
+    assert result.stderr.count("\n") == 1
+    assert "--help'" in result.stderr
+
+
+def test_a_value_with_a_dash_is_explained() -> None:
+    assert "written --qemu-opts=VALUE" in vcapdev("run", "--qemu-opts", "-S").stderr
 
 
 def test_help_names_every_exit_status() -> None:

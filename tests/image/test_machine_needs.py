@@ -34,19 +34,20 @@ def test_all_that_is_missing_comes_in_one_command(bare: Path, monkeypatch: pytes
     with pytest.raises(SetupError) as caught:
         machine.require("programs", "modules")
     assert str(caught.value) == (
-        "this machine lacks gcc, static C library (libc.a), make: "
-        "run 'sudo apt-get install gcc libc6-dev make'"
+        "this machine lacks gcc, static C library (libc.a), make, patch: "
+        "run 'sudo apt-get install gcc libc6-dev make patch'"
     )
 
 
 def test_root_needs_no_sudo(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    with pytest.raises(SetupError, match="run 'apt-get install make'"):
+    with pytest.raises(SetupError, match="run 'apt-get install make patch'"):
         machine.require("modules")
 
 
 def test_only_what_the_purpose_needs_is_asked_for(bare: Path) -> None:
     tool(bare, "make")
+    tool(bare, "patch")
     machine.require("modules")
     assert {need.what for need in machine.missing("packages")} >= {"apt-get", "dpkg-deb"}
 

@@ -148,3 +148,22 @@ def test_the_summary_names_what_was_found() -> None:
 
 def test_the_summary_says_when_nothing_was_checked() -> None:
     assert "checker not attached" in summary(make_report())
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
+    """/proc refuses new directories to root as well."""
+    with pytest.raises(SetupError, match="cannot write the report"):
+        check_target(Path("/proc/report"))
+    check_target(tmp_path / "a" / "b" / "report")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_looked_at_is_no_defect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> bool:
+        raise PermissionError(13, os.strerror(13))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(SetupError, match="Permission denied"):
+        check_target(tmp_path / "report")

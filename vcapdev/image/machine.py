@@ -66,6 +66,7 @@ NEEDS = (
     Need("gcc", "gcc", "programs", _program("gcc")),
     Need("static C library (libc.a)", "libc6-dev", "programs", _has_static_libc),
     Need("make", "make", "modules", _program("make")),
+    Need("patch", "patch", "modules", _program("patch")),
     Need("python3-venv", "python3-venv", "setup", _can_make_venv),
 )
 

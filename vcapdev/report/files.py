@@ -20,13 +20,29 @@ def check_target(directory: Path) -> None:
     """Refuse a place that a report must not replace; called before a run begins, not after.
 
     :raise UsageError: when something other than an old report or an empty directory is there.
+    :raise SetupError: when nothing can be written there.
     """
+    try:
+        _check_content(directory)
+        _check_writable(directory.absolute().parent)
+    except OSError as error:
+        raise _cannot_write(directory, error) from error
+
+
+def _check_content(directory: Path) -> None:
     if not directory.exists():
         return
     if not directory.is_dir():
         raise UsageError(f"--report {directory}: this is a file; name a directory")
     if any(directory.iterdir()) and not (directory / REPORT).is_file():
         raise UsageError(f"--report {directory}: the directory holds other files; name a new or empty one")
+
+
+def _check_writable(parent: Path) -> None:
+    """Try it: permissions do not tell what a file system refuses. Nothing stays."""
+    while not parent.exists():
+        parent = parent.parent
+    os.rmdir(tempfile.mkdtemp(prefix=".vcapdev-", dir=parent))
 
 
 def write_report(directory: Path, report: RunReport, attachments: Mapping[str, bytes | Path]) -> None:
