@@ -16,7 +16,7 @@ ALWAYS_THERE = (
     *("sha256sum", "tail", "touch"),
 )
 PIP = {
-    "network": """echo "WARNING: Retrying (total=0) after connection broken by 'NewConnectionError('<pip.C at 0x1>: \
+    "network": """echo "WARNING: Retrying (total=0) after connection broken by 'NewError('<pip.C at 0x1>: \
 Failed to establish a new connection: [Errno -3] No name')': /simple/numpy/" >&2
 echo 'ERROR: No matching distribution found for numpy' >&2""",
     "disk": "echo 'ERROR: Could not install due to an OSError: [Errno 28] No space left on device' >&2",
