@@ -72,7 +72,14 @@ def test_the_stock_driver_is_clean_under_pressure(swap: str, prepared: Prepared,
     assert report.swap.buffer_pages_out > 0
     assert report.frames.captured == FRAMES
     names = {path.name for path in (tmp_path / "report").iterdir()}
-    assert {"report.json", "console.log", "kernel.log", "frame.png", "frame-pages.png"} <= names
+    assert {
+        "report.json",
+        "packages.lock",
+        "console.log",
+        "kernel.log",
+        "frame.png",
+        "frame-pages.png",
+    } <= names
 
 
 def test_the_unaltered_driver_built_like_the_mutants_is_clean() -> None:

@@ -16,6 +16,7 @@ from vcapdev.report.states import Piece, states_picture
 from vcapdev.run import capture as capturing
 from vcapdev.run.device import DeviceProcess
 from vcapdev.run.options import RunOptions
+from vcapdev.run.prepare import Prepared
 from vcapdev.serve.client import ControlError
 from vcapdev.vm.agent import Agent
 from vcapdev.vm.machine import Vm
@@ -58,6 +59,12 @@ class Attachments:
         for name in ("console.log", "qemu.log", "device.log"):
             path = self._work / name
             self.files[name] = path.read_bytes() if path.is_file() else b""
+
+    def lock(self, prepared: Prepared) -> None:
+        """The lock file that a later run can be pinned to."""
+        path = self._work / "packages.lock"
+        prepared.write_lock(path)
+        self.files[path.name] = path.read_bytes()
 
     def _decode(self, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A buffer of a single-field capture holds fewer lines than a frame; both are the size asked for."""

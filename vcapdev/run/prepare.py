@@ -48,6 +48,11 @@ class Prepared:
         """Every package that took part, for the report."""
         return [_package(package) for package in (*self.guest.packages, *self.qemu.packages)]
 
+    def write_lock(self, path: Path) -> None:
+        """Write the lock file that pins a later run to these packages (``--lock``)."""
+        resolution = self.qemu.resolution
+        self.guest.write_lock(path, *([resolution] if resolution is not None else []))
+
     def warnings(self) -> list[str]:
         """What is worth knowing of where things came from."""
         return list(dict.fromkeys([*self.guest.warnings, *self.qemu.warnings]))
