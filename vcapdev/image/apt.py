@@ -175,7 +175,8 @@ class AptRoot:
                 break
             gone = self._missing_suite(result.stderr)
             if gone is None:
-                raise explain(result.stderr, self._cache_root, "the package indexes")
+                # Where there is no route, only apt's standard output says so.
+                raise explain(result.stderr + result.stdout, self._cache_root, "the package indexes")
             self.suites.remove(gone)
             self.notes.append(
                 f"the mirror has no suite {gone.name}: packages may be older than Debian's latest"

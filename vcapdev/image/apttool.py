@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vcapdev.errors import SetupError
 from vcapdev.image.cache import disk_full
 
 _POLL = 0.1  # seconds
+_PATIENCE = 5.0  # seconds between SIGTERM and SIGKILL
 
 
 class UnresolvableError(SetupError):
@@ -44,7 +50,7 @@ def run_tool(
             try:
                 out, err = _communicate(process, poll)
             except BaseException:
-                process.terminate()
+                end_group(process)
                 raise
     except FileNotFoundError as error:
         raise SetupError(f"this machine has no {argv[0]}: vcapdev needs Debian's apt package") from error
@@ -58,6 +64,24 @@ def _communicate(process: subprocess.Popen[str], poll: Callable[[], None] | None
         except subprocess.TimeoutExpired:
             poll()
     return process.communicate()
+
+
+def end_group(process: subprocess.Popen[Any]) -> None:
+    """End a process that was started in a session of its own, and all of its children.
+
+    They get SIGTERM, on which apt notes how far it is, then SIGKILL. (dpkg-deb dies of SIGTERM, but its
+    children would go on unpacking.)
+    """
+    if process.returncode is not None:
+        return  # its number may be somebody else's by now
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        end = time.monotonic() + _PATIENCE
+        ended = os.WEXITED | os.WNOWAIT | os.WNOHANG  # not yet reaped, so that the group stays ours
+        while os.waitid(os.P_PID, process.pid, ended) is None and time.monotonic() < end:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def die_with_parent(argv: Sequence[str]) -> list[str]:

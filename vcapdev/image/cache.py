@@ -43,6 +43,7 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _SMALL_TREE = 64
 _RESERVED = ("debs", "apt", "resolutions", "locks", "partial", "probes")
 _NOT_NEEDED = ("debs", "partial")
+_STILL_UNPACKING = 30.0  # seconds; a kernel package takes 5 on two slow cores
 _UNUSED_AGE = 30 * 86400.0
 
 
@@ -86,9 +87,21 @@ def remove_tree(path: Path) -> None:
         for directory, names, _ in os.walk(path):
             os.chmod(directory, 0o700)
             names[:] = [name for name in names if not os.path.islink(os.path.join(directory, name))]
-        shutil.rmtree(path)
+        _remove_directory(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _remove_directory(path: Path) -> None:
+    """Remove a tree, also when what a killed vcapdev had started still unpacks into it for a moment."""
+    end = time.monotonic() + _STILL_UNPACKING
+    while True:
+        try:
+            return shutil.rmtree(path)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or time.monotonic() > end:
+                raise
+        time.sleep(0.1)
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from vcapdev.errors import SetupError
 from vcapdev.image.apt import Address
-from vcapdev.image.apttool import die_with_parent, explain, run_tool
+from vcapdev.image.apttool import die_with_parent, end_group, explain, run_tool
 from vcapdev.image.cache import Cache, disk_errors, disk_full
 from vcapdev.image.lock import Package
 from vcapdev.progress import Progress
@@ -172,18 +172,7 @@ def _helper(
         yield process
     finally:
         if process.poll() is None:
-            _end_group(process)
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, 15)  # its transports note how far they are on SIGTERM
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)
-        process.wait()
+            end_group(process)
 
 
 def _length(path: Path) -> int:

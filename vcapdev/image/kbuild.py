@@ -11,16 +11,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from vcapdev.errors import SetupError, UsageError
 from vcapdev.image import machine
-from vcapdev.image.apttool import die_with_parent
+from vcapdev.image.apttool import die_with_parent, end_group
 from vcapdev.image.cache import Cache, digest
 from vcapdev.image.modules import ModuleTree, parse_modinfo
 from vcapdev.image.mutants import UNALTERED, Mutant, find_mutant, mutants
@@ -245,8 +243,7 @@ def _count_steps(argv: Sequence[str], environment: Mapping[str, str], errors: in
                 progress.advance(step)
             return process.wait()
         except BaseException:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+            end_group(process)
             raise
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vcapdev.errors import SetupError, UsageError
@@ -67,7 +67,8 @@ def _build(name: str, source_dir: Path, compiler: str, cache: Cache, progress: P
 def _compile(name: str, files: Sequence[Path], source_dir: Path, output: Path) -> None:
     # Map the place of the sources away, so that the same sources give the same program everywhere.
     places = (f"-ffile-prefix-map={source_dir}=.", f"-I{source_dir}")
-    result = _run([_COMPILER, *FLAGS, *places, "-o", str(output), *map(str, files)])
+    argv = [_COMPILER, *FLAGS, *places, "-o", str(output), *map(str, files)]
+    result = _run(argv, {"TMPDIR": str(output.parent)})  # what a killed compiler leaves goes with the rest
     if result.returncode:
         raise SetupError(f"guest program {name} does not compile: {_first_error(result.stderr)}")
 
@@ -89,7 +90,9 @@ def _compiler_version() -> str:
     return result.stdout.splitlines()[0]
 
 
-def _run(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _run(
+    argv: Sequence[str], environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             argv,
@@ -98,7 +101,7 @@ def _run(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
             errors="replace",
             timeout=_DEADLINE,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "LC_ALL": "C"},
+            env={**os.environ, "LC_ALL": "C", **(environment or {})},
         )
     except FileNotFoundError:
         raise SetupError(f"this machine has no {argv[0]}: install it (apt-get install gcc)") from None
