@@ -216,6 +216,21 @@ def test_a_release_that_was_seen_too_late(card, state):
     assert card.oddities == {"release-seen-late": 1}
 
 
+def test_a_page_that_stayed_in_the_swap_cache_and_was_dirtied_is_not_late(card):
+    """What comes from swap may stay in the swap cache while it is pinned; dirty is dirty there, too."""
+    swapcache = card.guest.style.swapcache
+    card.guest.anon(A, extra=1, flags=swapcache)
+    card.guest.anon(B, extra=1, flags=swapcache)
+    card.write(card.program(A, B))
+    card.guest.anon(A, pins=0, extra=1, flags=f"{swapcache} dirty")
+    card.guest.anon(B, pins=0, extra=1, flags=swapcache)
+    card.field()
+    assert card.rules == []
+    assert card.oddities == {"release-seen-late": 1}  # B: reclaim may have cleaned it
+    pins = card.checker.status()["pins"]
+    assert (pins["released"], pins["released_dirty"], pins["conclusive"]) == (2, 1, False)
+
+
 def test_a_page_that_was_dirty_at_the_last_look_and_cleaned_since(card):
     card.guest.anon(A, flags="dirty")
     card.write(card.program(A))

@@ -66,32 +66,38 @@ class Releases:
     def _judge(self, release: Release) -> None:
         facts, rows, bit = release.facts, release.rows, self._kernel.flags.bit
         dirty = facts.has(bit("dirty"))[rows]
-        late = self._too_late(release)
-        judged = release.written & ~late
+        gone, doubtful = self._gone(release), self._doubtful(release)
+        judged = release.written & ~gone & ~doubtful
         figures = self._figures
         figures["released"] += len(rows)
         figures["released_unwritten"] += int(np.count_nonzero(~release.written))
-        figures["released_dirty"] += int(np.count_nonzero(judged & dirty))
+        figures["released_dirty"] += int(np.count_nonzero(release.written & ~gone & dirty))
         figures["judged_clean_before"] += int(np.count_nonzero(judged & release.was_clean))
         bad = judged & ~dirty & release.was_clean
-        lost = judged & ~dirty & ~release.was_clean  # somebody cleaned it between our last look and this one
-        self._oddities.add("release-seen-late", int(np.count_nonzero((release.written & late) | lost)))
+        # Dirty is good, wherever the page is by now. A clean one that was dirty has been cleaned since.
+        late = release.written & (gone | (~dirty & ~bad))
+        self._oddities.add("release-seen-late", int(np.count_nonzero(late)))
         if bad.any():
             self._docket.append((facts, rows[bad]))
 
-    def _too_late(self, release: Release) -> Bools:
-        """Pages that something else has happened to since their release.
+    def _gone(self, release: Release) -> Bools:
+        """Pages that have lost everything since their release: they were freed, or are somebody else's."""
+        facts, rows = release.facts, release.rows
+        freed: Bools = (facts.refcount[rows] == 0) | facts.typed[rows] | ~facts.present[rows]
+        return freed | ~release.same
+
+    def _doubtful(self, release: Release) -> Bools:
+        """Pages that may have been dirtied at their release although they are clean now, or the reverse.
 
         Reclaim clears PG_dirty when it begins to write a page out, which only a page in the swap cache (or of
-        a file) can suffer; a freed page has lost everything.
+        a file) can suffer. (One that came from swap may well stay in the swap cache while it is pinned.)
         """
         facts, rows, bit = release.facts, release.rows, self._kernel.flags.bit
-        gone = (facts.refcount[rows] == 0) | facts.typed[rows] | ~facts.present[rows] | ~release.same
         swapcache = facts.has(bit("swapcache")) & facts.has(bit("swapbacked"))
         busy = swapcache | facts.has(bit("writeback"))
         lazily_freed = facts.anon & ~facts.has(bit("swapbacked"))  # MADV_FREE takes the dirtiness away
-        late: Bools = gone | (busy | lazily_freed)[rows] | self._cleaned_file_pages(release)
-        return late
+        doubtful: Bools = (busy | lazily_freed)[rows] | self._cleaned_file_pages(release)
+        return doubtful
 
     def _cleaned_file_pages(self, release: Release) -> Bools:
         """File pages that are clean may have been written back already.
