@@ -28,7 +28,7 @@ def measure() -> dict[str, float]:
         figures[f"{clock}_{fourcc.lower()}_fps"] = seen["per_second"]
         figures[f"{clock}_{fourcc.lower()}_cpu"] = report["device"]["cpu_share"]
     short, long = (
-        _run("fast", "YUYV", frames, "userptr")["device"]["memory_mb"] for frames in (1000, 10_000)
+        _run("fast", "YUYV", frames, "userptr")["device"]["memory_mb"] for frames in (5000, 10_000)
     )
     figures["memory_mb"], figures["memory_growth_mb"] = long, long - short
     return figures
