@@ -1,11 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Protects VBI capture, whose lines are longer in the program than on the wire in NTSC."""
+"""Protects VBI capture: lines longer in the program than on the wire in NTSC, and its own interrupt."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.bttv import CAP_CTL, COLOR_CTL, EOL, INT_STAT, SOL, VBI_PACK_DEL, VBI_PACK_SIZE, WRITE, Driver
+from support.bttv import (
+    CAP_CTL,
+    COLOR_CTL,
+    EOL,
+    INT_MASK,
+    INT_STAT,
+    MASK,
+    SOL,
+    VBI_PACK_DEL,
+    VBI_PACK_SIZE,
+    WRITE,
+    Driver,
+)
 from support.rootcomplex import POISON, RootComplex
 
 from vcapdev.bt878.pattern import KIND_VBI, PictureKey, Shot, picture
@@ -75,3 +87,60 @@ def test_vbi_alone() -> None:
     frame = driver.chip.last_frame()
     assert frame is not None
     assert [(each.vbi, each.field) for each in frame.fields] == [(True, 0)]
+
+
+def both(clock: str) -> tuple[RootComplex, Driver, int]:
+    """VBI in the even field before video in the same field, as bttv hooks them; each ends in an interrupt."""
+    rc = RootComplex()
+    driver = Driver(rc, rc.chip(clock=clock))
+    driver.geometry(320, 240)
+    driver.format(4)
+    driver.chip.bar_write(VBI_PACK_SIZE, 4, 0xFF)
+    driver.chip.bar_write(VBI_PACK_DEL, 4, 1)
+    buffer = rc.allocate(COUNT * BPL)
+    code = [word for n in range(COUNT) for word in (WRITE | SOL | EOL | WANTED, buffer + n * BPL)]
+    driver.hook(Driver.E_VBI, code, 4)
+    target = rc.allocate(640 * 120)
+    code = [word for n in range(120) for word in (WRITE | SOL | EOL | 640, target + n * 640)]
+    driver.hook(Driver.E_FIELD, code, 1)
+    driver.start(0x5)
+    return rc, driver, target
+
+
+@pytest.mark.parametrize("clock", ["paced", "real", "fast"])
+def test_both_interrupts_of_a_field_are_seen(clock: str) -> None:
+    """RISCS is not latched: the video program's interrupt waits until the handler has seen that of VBI."""
+    rc, driver, target = both(clock)
+    seen: list[int] = []
+    for _ in range(40):
+        rc.time.advance(0.004)
+        status = driver.chip.bar_read(INT_STAT, 4)
+        if status & IntStat.RISCI.mask:
+            seen.append(IntStat.RISCS.get(status))
+            if seen[-1] == 4:
+                assert rc.memory.at(target, 640)[12:16].tobytes() == b"VCAP", "lines do not wait"
+        driver.handle()
+    assert len(seen) >= 4
+    assert seen == ([4, 1] * len(seen))[: len(seen)]
+    assert driver.chip.stats.handshake_timeouts == driver.chip.stats.lost_fields == 0
+
+
+def test_a_guest_that_never_handles_the_first_loses_flags_but_no_field() -> None:
+    """The wait ends with the field, which ends when the clock has waited long enough for the handler."""
+    rc, driver, _ = both("paced")
+    rc.time.advance(1.7)
+    assert driver.chip.stats.handshake_timeouts >= 2
+    assert driver.chip.stats.fields >= 3
+    assert IntStat.RISCS.get(driver.chip.bar_read(INT_STAT, 4)) in (1, 4)
+    driver.handle()
+    rc.time.advance(0.05)
+    assert driver.chip.bar_read(INT_STAT, 4) & IntStat.RISC_EN.mask
+
+
+def test_a_masked_interrupt_holds_nothing_back() -> None:
+    """Nobody will handle it: both programs run through, and the later flags are what is left."""
+    rc, driver, _ = both("paced")
+    driver.chip.bar_write(INT_MASK, 4, MASK & ~IntStat.RISCI.mask & ~IntStat.VSYNC.mask)
+    rc.time.advance(0.2)
+    assert driver.chip.stats.handshake_timeouts == 0
+    assert IntStat.RISCS.get(driver.chip.bar_read(INT_STAT, 4)) == 1

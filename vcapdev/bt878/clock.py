@@ -17,6 +17,11 @@ period for its handler. Modes:
 ``real``   free running, as the hardware is.
 ``fast``   the handshake of ``paced`` without the field rate; at field rate while nothing is captured.
 ``step``   a test moves it field by field; the handshake is kept.
+
+Two interrupts of one field (bttv's VBI program and its video program end in one each) must not become one:
+the status flags of the first would be overwritten before the handler sees them. The card holds the second
+back until the first was handled, in every mode; the chip says with ``held`` that it may go on, and does in
+``resume``. The end of the field ends such a wait.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from vcapdev.errors import UsageError
 MODES = ("paced", "real", "fast", "step")
 HANDLER_SECONDS = 0.5
 _HELD_UP_SECONDS = 0.05
+_STEPS_AT_ONCE = 64  # of many steps, the rest are taken one by one, so that others get their turn
 
 
 class Timer(Protocol):
@@ -50,6 +56,7 @@ class Clock:
 
     :param period: seconds of a field, asked for each one.
     :param busy: whether anything is captured, for ``fast``.
+    :param held: whether the chip has held an interrupt back and may raise it now; then ``resume`` is called.
     :ivar timeouts: handlers that were not awaited any longer.
     :ivar late: fields that began more than a period late, so that the time-line was moved.
     """
@@ -62,10 +69,14 @@ class Clock:
         period: Callable[[], float],
         busy: Callable[[], bool],
         mode: str = "paced",
+        *,
+        held: Callable[[], bool] = lambda: False,
+        resume: Callable[[], None] = lambda: None,
     ) -> None:
         self._scheduler = scheduler
         self._begin, self._end = begin, end
         self._period, self._busy = period, busy
+        self._held, self._resume = held, resume
         self._mode = _checked(mode)
         self._inside = False  # between begin and end
         self._awaiting = False
@@ -125,7 +136,9 @@ class Clock:
         if self._mode != "step":
             raise UsageError(f"the clock is {self._mode}: set it to step before stepping it")
         self.steps += fields
-        while self.steps and not self.awaiting and not self._running:
+        budget = _STEPS_AT_ONCE
+        while budget and self.steps and not self.awaiting and not self._running:
+            budget -= 1
             self._advance()
         self.kick()
 
@@ -147,7 +160,9 @@ class Clock:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        if not self._running:
+        if self._held():
+            self.kick()
+        elif not self._running:
             self._plan()
 
     def _arm(self) -> None:
@@ -169,21 +184,26 @@ class Clock:
     def _plan(self) -> None:
         if self._timer is not None or self._stopped or self.awaiting:
             return
-        if self._mode == "step" and not self.steps:
+        held = self._held()
+        if self._mode == "step" and not self.steps and not held:
             return
-        at_once = self._mode == "step" or (self._mode == "fast" and self._busy())
+        at_once = held or self._mode == "step" or (self._mode == "fast" and self._busy())
         now = self._scheduler.now()
         self._timer = self._scheduler.call_at(now if at_once else max(now, self._due), self._tick)
 
     def _tick(self) -> None:
         self._timer = None
-        self._advance()
+        if not self.awaiting:  # an interrupt may have come since this was planned
+            self._advance()
         self._plan()
 
     def _advance(self) -> None:
-        """The end of the present field, and the beginning of the next unless an interrupt comes between."""
+        """What was held back; else the end of the field, and the next unless an interrupt comes between."""
         self._running = True
         try:
+            if self._held():
+                self._resume()
+                return
             if self._inside:
                 self._inside = False
                 self._end()

@@ -76,7 +76,7 @@ class Engine(Interpreter):
         self.moved = []
 
     def _halt(self) -> None:
-        self.running = False
+        self.running = self.held = False
         self.epoch += 1
         self.aborting_line = self.aborting = False
         self.after = None
@@ -87,7 +87,7 @@ class Engine(Interpreter):
     # Running.
 
     def run(self) -> None:
-        """Execute until the program waits for the FIFO, stops, or has had its turn.
+        """Execute until the program waits for the FIFO or for an interrupt's turn, stops, or has had its own.
 
         May be called from within itself, through the messages that it handles: then the outer call goes on.
         """
@@ -101,6 +101,7 @@ class Engine(Interpreter):
 
     def _turn(self) -> None:
         self._steps = self.idle = 0
+        self.held = False
         while self.running and self.bus.enabled():
             epoch = self.epoch
             try:

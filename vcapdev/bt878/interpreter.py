@@ -58,6 +58,8 @@ class Interpreter:
     :ivar aborting_line: instructions are aborted through the one with EOL (the line was short).
     :ivar aborting: instructions are aborted up to the SYNC for what is at the FIFO's head.
     :ivar passed: lines of another mode that a SYNC to a mode code has seen go by.
+    :ivar may_interrupt: asked before an instruction with its IRQ bit; it waits until the answer is yes.
+    :ivar held: whether an instruction waits for that.
     :ivar idle: instructions since something was taken from the FIFO.
     """
 
@@ -67,6 +69,8 @@ class Interpreter:
         self.running = self.aborting_line = self.aborting = False
         self.after: int | None = None
         self.scratch = _scratch(GROUP_BYTES + _SLACK)
+        self.may_interrupt: Callable[[], bool] = lambda: True
+        self.held = False
         self.parity_error = False  # a test wants the next fetch to fail
         self.moved: list[tuple[Block, Batch]] = []
         self._pieces: list[Piece] = []
@@ -96,7 +100,10 @@ class Interpreter:
         words = list(_WORDS[len(code)].unpack(code))
         op = words[0] >> 28
         if self.parity_error:
-            return self._fatal(IntStat.RIPERR.mask)
+            return self._fatal(IntStat.RIPERR.mask | IntStat.PPERR.mask)
+        if words[0] & IRQ and not self.may_interrupt():
+            self.held = True
+            return False
         if op == JUMP:
             return self._executed(words, words[1] & ~3)
         if op == SYNC:
