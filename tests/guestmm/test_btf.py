@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from synthetic import ARRAY, CONST, TYPEDEF, UNION, BtfBuilder, SyntheticGuest
 
 from vcapdev.guestmm.btf import Btf, BtfError, Kind
+from vcapdev.guestmm.kernel import attach
+from vcapdev.guestmm.memory import GuestMemory
+from vcapdev.guestmm.target import build_program
 
 
 def sample():
@@ -65,8 +68,43 @@ def test_a_chain_of_typedefs_without_end_is_an_error():
 
 def test_a_struct_that_holds_itself_ends():
     b = BtfBuilder()
-    b.compound("knot", 8, [("", 1, 0)])
-    assert Btf(b.build()).place("knot", "x") is None
+    b.compound("knot", 8, [("", 1, 0), ("", 1, 0), ("", 1, 4)])
+    with pytest.raises(BtfError, match="nested without end"):
+        Btf(b.build()).place("knot", "x")
+
+
+def test_members_of_anonymous_members_are_the_structs_own():
+    btf = Btf(sample().build())
+    found = btf.find("outer", Kind.STRUCT)
+    members = [(member.name, member.bit_offset) for member in btf.all_members(found.id)]
+    assert members == [("a", 0), ("b", 128), ("hidden", 96)]
+
+
+def test_drgn_is_not_given_a_struct_without_end():
+    """It would look for a member in it until the stack ends, and the device process with it."""
+    guest = SyntheticGuest()
+    number = len(guest.btf.types) + 1
+    guest.btf.compound("knot", 8, [("", number, 0), ("", number, 0)])
+    guest.write_note()
+    program = build_program(attach(GuestMemory(guest.memory)))
+    with pytest.raises(LookupError, match="nested without end"):
+        program.type("struct knot")
+    guest.close()
+
+
+def test_a_name_without_end_is_an_error():
+    b = BtfBuilder()
+    b.compound("x" * 5000, 8, [("a", 1, 0)])
+    btf = Btf(b.build())
+    with pytest.raises(BtfError, match="without end"):
+        btf.type(1)
+
+
+def test_strings_that_repeat_themselves_are_an_error():
+    b = BtfBuilder()
+    b.strings += b"page\0" * 100_000
+    with pytest.raises(BtfError, match="repeat themselves"):
+        Btf(b.build()).find("page")
 
 
 def test_an_array_of_itself_is_an_error():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import SyntheticGuest
 
-from vcapdev.guestmm.kallsyms import Kallsyms, KallsymsError, _addresses, read_kallsyms
+from vcapdev.guestmm.kallsyms import Kallsyms, KallsymsError, _addresses, _expand, read_kallsyms
 from vcapdev.guestmm.memory import GuestMemory
 from vcapdev.guestmm.pagetable import PageTable
 from vcapdev.guestmm.vmcoreinfo import find_notes
@@ -75,6 +75,20 @@ def test_an_absurd_number_of_symbols_is_refused(guest, count):
     guest.poke(physical(guest, "kallsyms_num_syms"), struct.pack("<I", count))
     with pytest.raises(KallsymsError, match="claims"):
         read(guest)
+
+
+def test_a_token_that_is_a_bomb_is_refused(guest):
+    """A few bytes of a name would stand for megabytes."""
+    guest.poke(physical(guest, "kallsyms_token_table"), b"x" * 400)
+    with pytest.raises(KallsymsError, match="token"):
+        read(guest)
+
+
+def test_all_names_together_are_bounded():
+    tokens = [b"x" * 500] * 256
+    data = b"\x02ab" * 200_000
+    with pytest.raises(KallsymsError, match="all so far"):
+        _expand(data, 200_000, tokens, lambda: None)
 
 
 @settings(max_examples=40, deadline=None)

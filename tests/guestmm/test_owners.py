@@ -115,3 +115,9 @@ def test_the_program_is_built_once():
     with pytest.raises(LookupError):
         program.type("struct nothing")
     guest.close()
+
+
+def test_a_name_without_end_is_cut(guest, process):
+    guest.poke(AT + 8, b"\xff" * 16)
+    (owner,) = find_owners(kernel_of(guest), process[0] | 1, 0x103)
+    assert len(owner.comm) == 15

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import SyntheticGuest, note_bytes
 
+from vcapdev.guestmm import vmcoreinfo
 from vcapdev.guestmm.memory import GuestMemory
 from vcapdev.guestmm.vmcoreinfo import Vmcoreinfo, find_notes
 
@@ -69,3 +70,18 @@ def test_no_text_raises(text):
     for key in ("page", "swapper_pg_dir"):
         assert note.symbol(key) is None or isinstance(note.symbol(key), int)
         assert note.size(key) is None or isinstance(note.size(key), int)
+
+
+def test_a_guest_full_of_notes_lets_the_device_breathe(guest):
+    for page in range(0x500, 0xA00):
+        guest.poke(page * 4096, note_bytes(b"OSRELEASE=decoy\n"))
+    breaths = []
+    assert len(list(find_notes(GuestMemory(guest.memory), lambda: breaths.append(1)))) == 0x501
+    assert len(breaths) >= 5
+
+
+def test_notes_are_found_behind_a_stride_of_the_scan(guest, monkeypatch):
+    monkeypatch.setattr(vmcoreinfo, "_STRIDE", 3)
+    guest.poke(0x500000, note_bytes(b"OSRELEASE=second\n"))
+    found = [note.address for note in find_notes(GuestMemory(guest.memory))]
+    assert found == [guest.note_at, 0x500000]

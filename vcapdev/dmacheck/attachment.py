@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from vcapdev.dma import MemoryMap
 from vcapdev.dmacheck.rules import Setting
+from vcapdev.guestmm.btf import BtfError
 from vcapdev.guestmm.kernel import AttachError, Kernel, attach, refresh
 from vcapdev.guestmm.memory import GuestMemory, GuestReadError
 from vcapdev.guestmm.swiotlb import bounce_pfns
@@ -45,7 +46,7 @@ class Attachment:
         try:
             kernel = attach(self._memory, breathe)
             setting = Setting.of(kernel, bounce_pfns(kernel))
-        except (AttachError, GuestReadError) as error:
+        except (AttachError, GuestReadError, BtfError) as error:
             self.why_not = str(error)
             return False
         finally:

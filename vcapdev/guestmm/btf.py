@@ -16,7 +16,10 @@ from typing import NamedTuple
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
 _MAX_DEPTH = 32  # of nested anonymous members, typedefs, qualifiers
-_MAX_TYPES = 1_000_000
+_MAX_TYPES = 500_000  # a kernel has some 130 000
+_MAX_NAME = 1024
+_MAX_NESTED = 20_000  # members looked at in one struct, those of anonymous members included
+_MAX_MATCHES = 1 << 16  # places of the strings where one name is looked for
 
 
 class BtfError(ValueError):
@@ -122,13 +125,15 @@ class Btf:
         """The first type of this name that is of one of ``kinds`` (any kind when none is given)."""
         needle = name.encode() + b"\0"
         at = self._strings.find(needle)
-        while at >= 0:
+        for _ in range(_MAX_MATCHES):  # most are the ends of longer names
+            if at < 0:
+                return None
             for type_id in self._by_name.get(at, ()):
                 found = self.type(type_id)
                 if found.name == name and (not kinds or found.kind in kinds):
                     return found
             at = self._strings.find(needle, at + 1)
-        return None
+        raise BtfError("the strings of the guest's BTF repeat themselves without end")
 
     def resolve(self, type_id: int) -> BtfType:
         """The type behind typedefs and qualifiers."""
@@ -207,7 +212,7 @@ class Btf:
             return None
         place = Place(0, found.id)
         for name in path.split("."):
-            inner = self._member(self.resolve(place.type_id).id, name, 0)
+            inner = self._member(self.resolve(place.type_id).id, name)
             if inner is None:
                 return None
             place = Place(place.offset + inner.offset, inner.type_id)
@@ -218,16 +223,33 @@ class Btf:
         place = self.place(type_name, path)
         return None if place is None else place.offset
 
-    def _member(self, type_id: int, name: str, depth: int) -> Place | None:
-        if depth > _MAX_DEPTH or self.type(type_id).kind not in COMPOUND:
-            return None
-        for member in self.members(type_id):
+    def all_members(self, type_id: int) -> Iterator[Member]:
+        """Named members of a struct or union as C sees them: those of anonymous members belong to it.
+
+        :raise BtfError: when there is no end to them; a guest may nest a struct in itself.
+        """
+        waiting = [(type_id, 0, 0)]
+        seen = 0
+        while waiting:
+            inner, base, depth = waiting.pop()
+            if self.type(inner).kind not in COMPOUND:
+                continue
+            nested: list[tuple[int, int, int]] = []
+            for member in self.members(inner):
+                seen += 1
+                if seen > _MAX_NESTED or depth > _MAX_DEPTH:
+                    raise BtfError(f"type {type_id} of the guest's BTF is nested without end")
+                if member.name:
+                    yield member._replace(bit_offset=base + member.bit_offset)
+                else:
+                    found = self.resolve(member.type_id).id
+                    nested.append((found, base + member.bit_offset, depth + 1))
+            waiting += reversed(nested)
+
+    def _member(self, type_id: int, name: str) -> Place | None:
+        for member in self.all_members(type_id):
             if member.name == name:
                 return Place(member.bit_offset // 8, member.type_id)
-            if not member.name:
-                inner = self._member(self.resolve(member.type_id).id, name, depth + 1)
-                if inner is not None:
-                    return Place(member.bit_offset // 8 + inner.offset, inner.type_id)
         return None
 
     def _start(self, type_id: int) -> int:
@@ -236,9 +258,9 @@ class Btf:
         return self._starts[type_id]
 
     def _string(self, offset: int) -> str:
-        end = self._strings.find(b"\0", offset)
+        end = self._strings.find(b"\0", offset, offset + _MAX_NAME)
         if end < 0:
-            raise BtfError(f"the guest's BTF has no string at {offset}")
+            raise BtfError(f"the guest's BTF has no string at {offset}, or one without end")
         return self._strings[offset:end].decode("ascii", "replace")
 
 

@@ -21,7 +21,9 @@ from vcapdev.guestmm.pagetable import PageTable
 from vcapdev.guestmm.vmcoreinfo import Vmcoreinfo
 
 _MAX_SYMBOLS = 500_000
-_MAX_NAME = 1024
+_MAX_NAME = 1024  # characters; KSYM_NAME_LEN is 512
+_MAX_TOKEN = 256
+_MAX_TEXT = 64 << 20  # characters of all names; a kernel has some 5 million
 _TABLES = ("names", "num_syms", "token_table", "token_index", "offsets", "relative_base")
 
 
@@ -107,7 +109,7 @@ def _tokens(table: PageTable, places: dict[str, int]) -> list[bytes]:
     tokens = []
     for start in index:
         end = text.find(b"\0", start)
-        if end < 0:
+        if end < 0 or end - start > _MAX_TOKEN:
             raise KallsymsError("a token of kallsyms has no end")
         tokens.append(text[start:end])
     return tokens
@@ -115,7 +117,7 @@ def _tokens(table: PageTable, places: dict[str, int]) -> list[bytes]:
 
 def _expand(data: bytes, count: int, tokens: list[bytes], breathe: Callable[[], None]) -> list[str]:
     names = []
-    position = 0
+    position = total = 0
     token = tokens.__getitem__
     for i in range(count):
         if i % 8192 == 0:
@@ -127,9 +129,12 @@ def _expand(data: bytes, count: int, tokens: list[bytes], breathe: Callable[[], 
         if length & 0x80 and position < len(data):
             length = (length & 0x7F) | data[position] << 7
             position += 1
+        if length > _MAX_NAME:
+            raise KallsymsError(f"a name of kallsyms has {length} tokens")
         name = b"".join(map(token, data[position : position + length]))
-        if len(name) > _MAX_NAME:
-            raise KallsymsError(f"a name of kallsyms has {len(name)} characters")
+        total += len(name)
+        if len(name) > _MAX_NAME or total > _MAX_TEXT:
+            raise KallsymsError(f"a name of kallsyms has {len(name)} characters, all so far {total}")
         names.append(name[1:].decode("ascii", "replace"))
         position += length
     return names

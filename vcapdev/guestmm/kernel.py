@@ -26,7 +26,7 @@ START_KERNEL_MAP = 0xFFFFFFFF80000000  # __START_KERNEL_map, arch/x86/include/as
 _UTS_FIELD = 65  # __NEW_UTS_LEN + 1
 _ALIVE_SECONDS = 0.5  # jiffies advance every 4 ms (CONFIG_HZ=250), 10 ms at the least
 
-_MAX_NOTES = 1024  # a hostile guest may leave one on each page
+_MAX_NOTES = 256  # a hostile guest may leave one on each page
 _MAX_CANDIDATES = 8
 
 Breathe = Callable[[], None]
@@ -78,7 +78,7 @@ def attach(memory: GuestMemory, breathe: Breathe = lambda: None) -> Kernel:
 
     :raise AttachError: one line that says what was found and what was missing.
     """
-    notes = list(islice(find_notes(memory), _MAX_NOTES))
+    notes = list(islice(find_notes(memory, breathe), _MAX_NOTES))
     if not notes:
         raise AttachError("no VMCOREINFO note in guest RAM: no Linux kernel with CONFIG_CRASH_CORE booted")
     reasons: list[str] = []

@@ -150,7 +150,9 @@ def _process(mm: Object) -> tuple[int, str]:
         return 0, "unknown: the kernel was built without CONFIG_MEMCG"
     if not task.value_():
         return 0, "no process any more"
-    comm = task.comm.string_()[:_COMM].decode("ascii", "replace")
+    # Not string_(): a guest's BTF may call it a pointer, to text without end.
+    raw = task.prog_.read(task.comm.address_, _COMM)
+    comm = raw.split(b"\0")[0].decode("ascii", "replace")
     return int(task.tgid.value_()), "".join(c if c.isprintable() else "?" for c in comm)
 
 

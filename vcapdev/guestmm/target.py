@@ -224,6 +224,8 @@ class BtfTypes:
         return self._program.enum_type(found.name or None, base, [TypeEnumerator(*v) for v in values.items()])
 
     def _members(self, found: BtfType) -> list[TypeMember]:
+        for _ in self._btf.all_members(found.id):  # drgn looks into anonymous members, however deep
+            pass
         members = []
         for member in self._btf.members(found.id):
             if member.bit_size:

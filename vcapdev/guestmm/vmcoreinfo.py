@@ -9,7 +9,7 @@ Found by scanning guest RAM for the ELF note header that kernel/crash_core.c (``
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ _NAME = b"VMCOREINFO\0"
 _HEADER = struct.Struct("<III")
 _TEXT_OFFSET = _HEADER.size + 12  # the name, padded to four bytes
 _MAX_TEXT = 16 * PAGE_SIZE
+_PIECES = 256  # looked at between two breaths
+_STRIDE = 16384  # pages
 
 
 class VmcoreinfoError(ValueError):
@@ -92,16 +94,30 @@ class Vmcoreinfo:
             return None
 
 
-def find_notes(memory: GuestMemory) -> Iterator[Vmcoreinfo]:
+def find_notes(memory: GuestMemory, breathe: Callable[[], None] = lambda: None) -> Iterator[Vmcoreinfo]:
     """Every note in the populated part of guest RAM, in ascending order of address.
 
-    A note that a former kernel left behind is among them: validate before use.
+    A note that a former kernel left behind is among them: validate before use. ``breathe`` is called now and
+    then: a guest decides into how many pieces its memory falls, and how many pages look like a note.
     """
-    for start, size in memory.populated():
-        yield from _notes_in(memory, start, size)
+    for number, (start, size) in enumerate(memory.populated()):
+        if not number % _PIECES:
+            breathe()
+        yield from _notes_in(memory, start, size, breathe)
 
 
-def _notes_in(memory: GuestMemory, start: int, size: int) -> Iterator[Vmcoreinfo]:
+def _notes_in(
+    memory: GuestMemory, start: int, size: int, breathe: Callable[[], None]
+) -> Iterator[Vmcoreinfo]:
+    step = _STRIDE * PAGE_SIZE
+    for first in range(start, start + size, step):
+        breathe()
+        yield from _notes_near(memory, first, min(step, start + size - first), breathe)
+
+
+def _notes_near(
+    memory: GuestMemory, start: int, size: int, breathe: Callable[[], None]
+) -> Iterator[Vmcoreinfo]:
     segment = memory.segment(start)
     if segment is None:
         return
@@ -110,8 +126,11 @@ def _notes_in(memory: GuestMemory, start: int, size: int) -> Iterator[Vmcoreinfo
     if pages <= 0:
         return
     block = segment.data[offset : offset + pages * PAGE_SIZE].reshape(pages, PAGE_SIZE)
-    for page in np.flatnonzero(block[:, 0] == len(_NAME)):  # low byte of the name's size
-        address = first + int(page) * PAGE_SIZE
+    # The low byte of the name's size.
+    for number, page in enumerate(np.flatnonzero(block[:, 0] == len(_NAME)).tolist()):
+        if not number % _PIECES:
+            breathe()
+        address = first + page * PAGE_SIZE
         note = _note_at(memory, address)
         if note is not None:
             yield note

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from vcapdev.guestmm.btf import Kind
+from vcapdev.guestmm.btf import BtfError, Kind
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import GuestReadError
 
@@ -34,14 +34,14 @@ class PinCounters:
 
 def read_pin_counters(kernel: Kernel) -> PinCounters | None:
     """The pin counters, None where the kernel does not have them or they cannot be read."""
-    items = kernel.btf.find("node_stat_item", Kind.ENUM, Kind.ENUM64)
-    values = kernel.btf.enumerators(items.id) if items is not None else {}
-    acquired, released = values.get("NR_FOLL_PIN_ACQUIRED"), values.get("NR_FOLL_PIN_RELEASED")
-    if acquired is None or released is None:
-        return None
     try:
+        items = kernel.btf.find("node_stat_item", Kind.ENUM, Kind.ENUM64)
+        values = kernel.btf.enumerators(items.id) if items is not None else {}
+        acquired, released = values.get("NR_FOLL_PIN_ACQUIRED"), values.get("NR_FOLL_PIN_RELEASED")
+        if acquired is None or released is None:
+            return None
         return PinCounters(node_stat(kernel, acquired), node_stat(kernel, released))
-    except GuestReadError:
+    except (GuestReadError, BtfError):
         return None
 
 
