@@ -28,6 +28,7 @@ class Host:
         self.path = path
         self.reactor = Reactor()
         self.server: ControlServer | None = None
+        self.turns = 0
         self._ready = threading.Event()
         self.thread = threading.Thread(target=self._main, daemon=True)
         self.thread.start()
@@ -47,12 +48,21 @@ class Host:
         if command == "subscribe":
             session.subscribed = True
             return {}
+        if command == "count-turns":
+            self.count_turns()
+            return {}
         if command == "shout":
             assert self.server is not None
             for number in range(arguments["times"]):
                 self.server.broadcast({"event": "shout", "number": number, "pad": "x" * arguments["pad"]})
             return {}
+        if command == "turn":  # how many turns of the loop have passed
+            return {"turn": self.turns}
         raise CommandError(f"no command {command!r}")
+
+    def count_turns(self) -> None:
+        self.turns += 1
+        self.reactor.call_later(0, self.count_turns)
 
     def stop(self) -> None:
         self.reactor.stop()
@@ -101,6 +111,7 @@ def test_a_refusal_says_why(client: ControlClient) -> None:
         (b'{"id": 5}', 'needs "cmd"'),
         (b'{"id": 5, "cmd": 7}', 'needs "cmd"'),
         (b"[" * 60000, "not JSON"),
+        (b'{"id": ' + b"[" * 900 + b"]" * 900 + b', "cmd": "echo"}', "a number or a string"),
         (b"\xff\xfe", "not JSON"),
     ],
 )
@@ -121,6 +132,15 @@ def test_requests_in_one_packet_are_all_answered_in_order(raw: socket.socket) ->
     raw.sendall(b"".join(b'{"id":%d,"cmd":"echo"}\n' % number for number in range(50)))
     reader = raw.makefile("rb")
     assert [json.loads(reader.readline())["id"] for _ in range(50)] == list(range(50))
+
+
+def test_many_requests_in_one_packet_leave_others_their_turn(raw: socket.socket) -> None:
+    """The loop that answers here answers QEMU too: no two requests are handled in the same turn of it."""
+    raw.sendall(b'{"cmd":"count-turns"}\n' + b'{"cmd":"turn"}\n' * 200)
+    reader = raw.makefile("rb")
+    reader.readline()
+    turns = [json.loads(reader.readline())["result"]["turn"] for _ in range(200)]
+    assert len(set(turns)) == 200
 
 
 def test_events_reach_who_subscribed_and_nobody_else(host: Host, client: ControlClient) -> None:

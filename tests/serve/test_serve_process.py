@@ -157,6 +157,40 @@ def test_a_connected_descriptor_is_served_until_its_other_end_closes() -> None:
     assert process.wait(DEADLINE) == ExitStatus.CLEAN
 
 
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.0\r\n\r\n", bytes(20)])
+def test_a_connected_descriptor_that_never_agrees_ends_it_in_one_line(said: bytes) -> None:
+    """Nobody else can ever come: an orphan would wait for ever."""
+    ours, theirs = socket.socketpair()
+    process = start(ServeOptions(fd=theirs.fileno()), pass_fds=[theirs.fileno()])
+    theirs.close()
+    with ours:
+        ours.sendall(said)
+    _, complaints = process.communicate(timeout=DEADLINE)
+    assert process.returncode == ExitStatus.GUEST
+    assert "the other end went before it agreed" in complaints.splitlines()[-1]
+    assert "Traceback" not in complaints
+
+
+def test_nobody_reading_its_complaints_does_not_end_it(tmp_path: Path) -> None:
+    """A refusal is logged to standard error, which may be a pipe whose reader has gone."""
+    reading, writing = os.pipe()
+    options = ServeOptions(socket_path=tmp_path / "card", control=tmp_path / "control")
+    command = [sys.executable, "-m", "vcapdev", "serve", *options.command_line()]
+    process = subprocess.Popen(command, stderr=writing, cwd=ROOT)
+    os.close(writing)
+    os.close(reading)
+    control = ControlClient.connect(tmp_path / "control", DEADLINE, lambda: process.poll() is None)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "card"))
+        handshake(client)
+        client.sendall(wire.HEADER.pack(3, 99, 16, 0, 0))
+        assert struct.unpack("<HHIII", client.recv(16, socket.MSG_WAITALL))[3] & wire.FLAG_ERROR
+    assert control.call("stats")["refused_messages"] == 1
+    control.close()
+    process.terminate()
+    assert process.wait(DEADLINE) == ExitStatus.CLEAN
+
+
 def test_a_listening_descriptor_is_served(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "card"))
@@ -212,6 +246,8 @@ def wait_until(done: Callable[[], bool], what: str) -> None:
         ),
         (ServeOptions(socket_path=Path("no/such/dir/card")), ExitStatus.ENVIRONMENT, "--socket-path"),
         (ServeOptions(fd=99), ExitStatus.USAGE, "--fd 99"),
+        (ServeOptions(fd=-1), ExitStatus.USAGE, "--fd -1"),
+        (ServeOptions(fd=1 << 70), ExitStatus.USAGE, "is no socket"),
     ],
 )
 def test_it_refuses_in_one_line(

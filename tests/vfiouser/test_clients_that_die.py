@@ -23,8 +23,12 @@ def gone(served):
 
 
 def test_before_a_byte(fresh):
+    """Nobody was connected who could be disconnected; yet whoever serves this one connection must hear."""
+    closes = []
+    fresh.server.on_close = lambda: closes.append(1)
     gone(fresh)
     assert not fresh.disconnects
+    assert closes == [1]
     assert not fresh.log
 
 

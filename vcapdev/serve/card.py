@@ -35,7 +35,8 @@ class Card:
     """One card with its checker, on one reactor.
 
     :param on_verdict: told of each new kind of finding, once.
-    :param on_gone: called when QEMU has gone, after the card was reset.
+    :param on_gone: called when a client has gone, agreed or not, after the card was reset.
+    :ivar was_connected: whether any client has ever agreed on a version.
     :raise UsageError: no such board, norm or clock mode.
     """
 
@@ -66,15 +67,16 @@ class Card:
         self.bus.observers += [self.checker, self.dma_log]
         self.server.memory.subscribe(self.bus.forget)
         self.server.memory.subscribe(self.checker.memory_changed)
-        self.server.on_connect = self.pausing.connect
+        self.server.on_connect = self._client_agreed
         self.server.on_disconnect = self._client_gone
-        self._on_gone = on_gone
+        self.server.on_close = on_gone
+        self.was_connected = False
         self._next_attach = 0.0
         reactor.call_later(_POLL, self._poll)
 
     def close(self) -> None:
         """Let go of QEMU and of guest memory."""
-        self.server.on_disconnect = None
+        self.server.on_disconnect = self.server.on_close = None
         self.chip.clock.stop()
         self.pausing.disconnect()
         self.server.close()
@@ -91,11 +93,14 @@ class Card:
         self.checker.poll()
         self.reactor.call_later(_POLL, self._poll)
 
+    def _client_agreed(self) -> None:
+        self.was_connected = True
+        self.pausing.connect()
+
     def _client_gone(self) -> None:
         """The next virtual machine finds a card as after power-on."""
         self.pausing.disconnect()
         self.function.reset()
-        self._on_gone()
 
     def _dma_running(self) -> bool:
         self.server.drain()

@@ -12,10 +12,10 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from vcapdev.dmacheck.verdict import Verdict
-from vcapdev.errors import ExitStatus
+from vcapdev.errors import ExitStatus, GuestError
 from vcapdev.serve.card import Card
 from vcapdev.serve.commands import Commands, verdict_event
 from vcapdev.serve.control import ControlServer
@@ -30,7 +30,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def serve(options: ServeOptions) -> ExitStatus:
     """Be a card until SIGTERM, SIGINT or "quit"; findings by then are its exit status.
 
-    :raise VcapdevError: when a socket cannot be had, or the board does not exist.
+    :raise VcapdevError: when a socket cannot be had, the board does not exist, or the one client of a
+        connected descriptor went without a word.
     """
     if options.with_parent:
         _end_with_parent()
@@ -40,14 +41,23 @@ def serve(options: ServeOptions) -> ExitStatus:
 
     def found(verdict: Verdict) -> None:
         findings.append(verdict)
-        print(verdict.splat(), flush=True)
         for channel in control:
             channel.broadcast(verdict_event(verdict))
+        with suppress(OSError):  # whoever read our output has gone; the finding counts all the same
+            print(verdict.splat(), flush=True)
+
+    connected_only = left = False
+
+    def gone() -> None:
+        nonlocal left
+        if connected_only:
+            left = True
+            reactor.stop()
 
     with ExitStack() as stack:
         stack.enter_context(_ending(reactor.stop))
         client, connected_only = _client_socket(options, stack)
-        card = Card(options, reactor, found, reactor.stop if connected_only else lambda: None)
+        card = Card(options, reactor, found, gone)
         stack.callback(card.close)
         if options.control is not None:
             listener = stack.enter_context(listening(options.control, "--control"))
@@ -57,6 +67,8 @@ def serve(options: ServeOptions) -> ExitStatus:
         card.server.serve(client)
         reactor.run()
     reactor.close()
+    if left and not card.was_connected:
+        raise GuestError(f"--fd {options.fd}: the other end went before it agreed on a version of vfio-user")
     return ExitStatus.FINDINGS if findings else ExitStatus.CLEAN
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from vcapdev import __version__
 from vcapdev.dmacheck.verdict import Verdict
 from vcapdev.errors import UsageError
+from vcapdev.guestmm.memory import GuestReadError
 from vcapdev.regs import AccessError
 from vcapdev.serve.card import Card
 from vcapdev.serve.control import CommandError, ControlSession
@@ -46,6 +47,8 @@ class Commands:
             return handler(arguments, session)
         except (UsageError, AccessError) as error:
             raise CommandError(str(error)) from error
+        except GuestReadError as error:  # the guest has gone, or its memory makes no sense
+            raise CommandError(f"the guest's memory cannot be read: {error}") from error
 
     def do_hello(self, arguments: Json, session: ControlSession) -> Json:
         """Who is there."""

@@ -22,37 +22,40 @@ class Pausing:
     def __init__(self, qmp: Path | None, serve: Callable[[], None]) -> None:
         self._qmp = qmp
         self._serve = serve
-        self._pause: VcpuPause | None = None
-        self._connected = False
+        self._lock = threading.Lock()  # over the two that follow
+        self._wanted: VcpuPause | None = None  # for the QEMU that is there
+        self._ready: VcpuPause | None = None  # the same, once it is connected
 
     def connect(self) -> None:
         """A QEMU has come."""
         if self._qmp is None:
             return
-        self._pause = VcpuPause(self._qmp)
-        threading.Thread(target=self._start, args=(self._pause,), name="qmp-connect", daemon=True).start()
+        with self._lock:
+            pause = self._wanted = VcpuPause(self._qmp)
+        threading.Thread(target=self._start, args=(pause,), name="qmp-connect", daemon=True).start()
 
     def disconnect(self) -> None:
         """It has gone."""
-        pause, self._pause = self._pause, None
-        if pause is not None and self._connected:
-            pause.close()
-        self._connected = False
+        with self._lock:
+            ready, self._ready, self._wanted = self._ready, None, None
+        if ready is not None:
+            ready.close()
 
     def pause(self) -> AbstractContextManager[bool]:
         """A context in which the vCPUs stand; yields False when they cannot be stopped."""
-        if self._pause is None or not self._connected:
-            return _not_paused()
-        return self._pause.pause(self._serve)
+        ready = self._ready
+        return _not_paused() if ready is None else ready.pause(self._serve)
 
     def _start(self, pause: VcpuPause) -> None:
         try:
             pause.start()
         except GuestError:
             return  # findings are then explained while the guest runs, and say so
-        if self._pause is pause:
-            self._connected = True
-        else:
+        with self._lock:
+            wanted = self._wanted is pause
+            if wanted:
+                self._ready = pause
+        if not wanted:
             pause.close()
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -26,7 +27,8 @@ _TAKES_FDS = (wire.Command.DMA_MAP, wire.Command.DEVICE_SET_IRQS)
 
 
 def _to_stderr(line: str) -> None:
-    print(f"vcapdev: {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody reads it any more: no reason to end
+        print(f"vcapdev: {line}", file=sys.stderr, flush=True)
 
 
 class Server:
@@ -60,6 +62,7 @@ class Server:
         self.interrupts: IntxTrigger = self.irqs.intx
         self.on_connect: Callable[[], None] | None = None  # the version is agreed
         self.on_disconnect: Callable[[], None] | None = None  # a client for which on_connect came is gone
+        self.on_close: Callable[[], None] | None = None  # any connection has ended, after on_disconnect
         self.refusals = 0  # messages refused, for statistics
         self._connection: Connection | None = None
         self._agreed = False
@@ -148,6 +151,8 @@ class Server:
         self.irqs.close()
         if agreed and self.on_disconnect is not None:
             self.on_disconnect()
+        if self.on_close is not None:
+            self.on_close()
 
     def _handle(self, command: int, flags: int, payload: memoryview, fds: list[int] | None) -> bytes:
         if flags & ~_KNOWN_FLAGS or flags & wire.TYPE_MASK:
@@ -332,7 +337,7 @@ class Server:
         self.drain()  # sees the end of a client that has just gone
         if self._connection is not None:
             sock.close()
-            self._log("a second client is turned away: one at a time")
+            self._note("a second client is turned away: one at a time")
             return
         self.serve_connected(sock)
 

@@ -57,8 +57,9 @@ def adopt_socket(fd: int) -> socket.socket:
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             raise OSError(errno.ENOTSOCK, f"descriptor {fd} is no socket")
-    except OSError as error:
-        raise OSError(error.errno, f"descriptor {fd} is no socket; pass one with --fd") from error
+    except (OSError, OverflowError) as error:
+        number = error.errno if isinstance(error, OSError) else errno.EBADF
+        raise OSError(number, f"descriptor {fd} is no socket; pass one with --fd") from error
     sock = socket.socket(fileno=fd)
     if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
         sock.detach()
@@ -115,5 +116,5 @@ def _remove_own(path: Path, made: os.stat_result) -> None:
             found = os.lstat(path)
             if (found.st_dev, found.st_ino) == (made.st_dev, made.st_ino):
                 os.unlink(path)
-    except FileNotFoundError:
-        pass  # somebody has tidied up already
+    except OSError:
+        pass  # somebody has tidied up already, or keeps us out: a stale socket is replaced by whoever is next
