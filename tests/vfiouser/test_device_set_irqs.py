@@ -255,3 +255,23 @@ def test_wrong_descriptors(served, eventfd, ram):
     served.client.set_irqs(EVENTFD | TRIGGER, index=REQ, count=3, fds=[eventfd()], expect=errno.EINVAL)
     served.client.set_irqs(EVENTFD | TRIGGER, fds=[eventfd()] * 9, expect=errno.EMFILE)
     served.server.interrupts.set_level(True)
+
+
+def test_a_client_that_makes_its_eventfd_blocking_stalls_nobody(served, eventfd):
+    """O_NONBLOCK is shared with the client: cleared behind our back, no call may wait, full or empty."""
+    trigger, unmask = eventfd(), eventfd()
+    served.client.install_intx(trigger)
+    served.client.set_irqs(EVENTFD | UNMASK, fds=[unmask])
+    pin = served.server.interrupts
+    pin.set_level(True)
+    assert kicks(trigger) == 1
+    for fd in (trigger, unmask):
+        os.set_blocking(fd, True)
+    pin.set_level(False)  # takes back a signal that is not there
+    os.set_blocking(trigger, False)
+    os.eventfd_write(unmask, 1)
+    served.pump()
+    os.eventfd_write(trigger, (1 << 64) - 2)  # full
+    os.set_blocking(trigger, True)
+    pin.set_level(True)
+    assert pin.level

@@ -23,18 +23,30 @@ RELOOK = 300e-6  # seconds; the driver's handler clears the cause well within it
 
 
 class _EventFd:
-    """An eventfd of the client's."""
+    """An eventfd of the client's.
+
+    Its O_NONBLOCK belongs to the client too, who may clear it at any time: no call may rest on it alone.
+    """
 
     def __init__(self, fd: int) -> None:
-        os.set_blocking(fd, False)  # a full counter must not stall us
+        os.set_blocking(fd, False)
         self.fd = fd
 
     def signal(self) -> None:
+        os.set_blocking(self.fd, False)  # a full counter must not stall us
         with contextlib.suppress(BlockingIOError):  # a full counter: it is signalled already
             os.eventfd_write(self.fd, 1)
 
     def drain(self) -> bool:
         """Take back what the client has not seen yet; True when there was something."""
+        try:
+            return os.preadv(self.fd, [bytearray(8)], -1, os.RWF_NOWAIT) > 0
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:  # kernels before 5.8
+                raise
+        os.set_blocking(self.fd, False)
         try:
             return os.eventfd_read(self.fd) > 0
         except BlockingIOError:
