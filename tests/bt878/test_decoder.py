@@ -224,7 +224,6 @@ def test_setup_takes_each_fields_bits() -> None:
         False,
         True,
     )
-    assert (odd.remove_gamma, odd.color_bars) == (False, False)
 
 
 def test_reset_starts_with_an_odd_field() -> None:

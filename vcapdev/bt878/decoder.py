@@ -51,8 +51,6 @@ class FieldSetup:
     format: int  # COLOR_FMT nibble, see ``output_registers.PIXEL_FORMATS``
     swap_bytes: bool  # within each 16 bits
     swap_words: bool  # within each 32 bits
-    remove_gamma: bool
-    color_bars: bool
     capture_video: bool
     capture_vbi: bool
 
@@ -164,8 +162,6 @@ class Decoder:
             format=(ColorFmt.EVEN if even else ColorFmt.ODD).get(get("COLOR_FMT")),
             swap_bytes=bool(color & byte.mask),
             swap_words=bool(color & word.mask),
-            remove_gamma=not color & ColorCtl.GAMMA.mask,
-            color_bars=bool(color & ColorCtl.COLOR_BARS.mask),
             capture_video=bool(capture & video.mask),
             capture_vbi=bool(capture & vbi.mask),
         )

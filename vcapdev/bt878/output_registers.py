@@ -61,9 +61,9 @@ class ColorCtl(Decoder8):
     # +-------+------+-------+-------+----------+-----------+----------+-----------+
     OFFSET = 0x0D8
     EXT_FRMRATE = Field(7, unmodelled=True)
-    COLOR_BARS = Field(6)
+    COLOR_BARS = Field(6, unmodelled=True, doc="the chip's own colour bars instead of the input")
     RGB_DED = Field(5, inert=True, doc="dithering of RGB16 and RGB15")
-    GAMMA = Field(4, sure="M", doc="1: gamma is not removed")
+    GAMMA = Field(4, sure="M", inert=True, doc="1: gamma is not removed; it never is here")
     WSWAP_ODD = Field(3)
     WSWAP_EVEN = Field(2)
     BSWAP_ODD = Field(1)

@@ -96,7 +96,8 @@ class Text:
 
     def __init__(self, number: int, address: int, code: bytes, table: Ints) -> None:
         self.id, self.address, self.code, self.table = number, address, code, table
-        self.pieces = int((table[:, TARGET] != _NOWHERE).sum())  # a measure of the memory that it costs
+        # A measure of the memory that it costs; instructions that only skip cost theirs too.
+        self.pieces = max(len(table), int((table[:, TARGET] != _NOWHERE).sum()))
         self._runs: dict[tuple[object, ...], Run] = {}
 
     @property
