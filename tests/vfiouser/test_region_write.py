@@ -66,3 +66,31 @@ def test_limit(serve):
 def test_with_descriptor(served, ram):
     request = wire.REGION_ACCESS.pack(0, 0, 4) + bytes(4)
     served.client.call(Command.REGION_WRITE, request, fds=[ram], expect=errno.EINVAL)
+
+
+def posted(data: bytes) -> bytes:
+    """A posted write of ``data`` to offset 8 of BAR0, as bytes on the wire."""
+    message = wire.REGION_ACCESS.pack(8, 0, len(data)) + data
+    head = wire.HEADER.pack(7, Command.REGION_WRITE, wire.HEADER.size + len(message), wire.FLAG_NO_REPLY, 0)
+    return head + message
+
+
+@pytest.mark.parametrize("cut", [1, 16, 31, 32, 33, 35])
+def test_a_posted_write_in_two_parts(served, cut):
+    message = posted(b"abcd")
+    served.client.send_bytes(message[:cut])
+    served.client.pump()
+    assert not served.device.writes
+    served.client.send_bytes(message[cut:])
+    assert served.client.silent()
+    assert served.device.writes == [(0, 8, b"abcd")]
+
+
+def test_descriptors_with_the_data_of_a_posted_write(served, ram):
+    message = posted(b"abcd")
+    served.client.send_bytes(message[:32])
+    served.client.send_bytes(message[32:], [ram])
+    assert served.client.silent()
+    assert served.server.refusals == 1
+    assert not served.device.writes
+    assert served.client.read(0, 8, 4) == bytes(4)

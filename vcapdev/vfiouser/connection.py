@@ -6,7 +6,8 @@ data in the same call. So a large read would leave open to which message descrip
 asks for a header and the 16 bytes behind it at most, then for the exact rest. Of all messages only two are
 shorter than such a read, DEVICE_RESET and a VERSION without data, which carry no descriptors: what comes with
 a read that ends in the next message belongs to that one.
-The 16 bytes make a REGION_READ, the message that a guest waits for, one system call instead of two.
+The 16 bytes make a REGION_READ, the message that a guest waits for, one system call instead of two. A posted
+REGION_WRITE, the message that comes most often, is its head and one more read.
 
 Speed. Waiting in poll and then reading costs a third of a round trip. While no timer is due soon, the
 connection *lingers* after a message: it waits in the read itself, for a kernel tick at most.
@@ -29,8 +30,10 @@ _HEAD = wire.REGION_MESSAGE.size  # bytes of the first read of each message
 # The header as two words: id, command and size; flags and error, all zero in a plain command.
 _unpack = struct.Struct("<QQQII").unpack
 _PLAIN_READ = wire.Command.REGION_READ | _HEAD << 16
+_PLAIN_WRITE = wire.Command.REGION_WRITE | _HEAD << 16  # to which the size of the data is added
+_POSTED = wire.FLAG_NO_REPLY
 _TRUNCATED = int(socket.MSG_CTRUNC)  # more descriptors came than there was room for
-_SMALL = 8  # bytes of a read that may take the fast path: what one instruction of a guest reads
+_SMALL = 8  # bytes of an access that may take the fast path: what one instruction of a guest moves
 _QUIET = 0.012  # seconds until the next timer that allow to linger: a tick is 10 ms at worst
 _BURST = 0.005  # seconds after which other descriptors get their turn
 _DRAIN = 0.02  # seconds after which drain() ends though messages keep coming
@@ -90,6 +93,9 @@ class Connection:
         self._linger_allowed: Callable[[], bool] = lambda: True
         self._read: Callable[[int, int, int], bytes] = _no_region
         self._sizes = [0] * NUM_REGIONS  # of the regions that the fast path may read
+        self._write: Callable[[int, int, bytes], None] = _no_region_write
+        self._write_sizes = [0] * NUM_REGIONS
+        self._tails = [[memoryview(bytearray(size))] for size in range(_SMALL + 1)]
         self.open = True
         reactor.add_reader(sock.fileno(), self._readable)
 
@@ -97,6 +103,11 @@ class Connection:
         """From now on, call ``read(region, offset, count)`` for small reads of regions of these ``sizes``."""
         self._read = read
         self._sizes[:] = sizes
+
+    def write_fast(self, write: Callable[[int, int, bytes], None], sizes: list[int]) -> None:
+        """Likewise ``write(region, offset, data)`` for small posted writes."""
+        self._write = write
+        self._write_sizes[:] = sizes
 
     def linger_when(self, allowed: Callable[[], bool]) -> None:
         """Let ``allowed`` say whether lingering would harm."""
@@ -179,12 +190,48 @@ class Connection:
                         raise RuntimeError(f"the device answered {len(data)} bytes to a read of {count}")
                     else:
                         self._send(answer[sent:])
+                elif (
+                    mode == _POSTED
+                    and not ancillary
+                    and got == _HEAD
+                    and region < NUM_REGIONS
+                    and 0 < count <= _SMALL
+                    and word >> 16 == _PLAIN_WRITE + (count << 16)
+                    and offset + count <= self._write_sizes[region]
+                ):
+                    if not self._posted_write(region, offset, count):
+                        return
                 elif not self._received(got, ancillary, status):
                     return
             moment = now()
             if moment > until or self._out or not self.open or (in_reactor and moment >= reactor.deadline):
                 return
             flags = _LINGER if linger and moment < reactor.deadline - _QUIET else _NOW
+
+    def _posted_write(self, region: int, offset: int, count: int) -> bool:
+        """Read the data of a small write whose head is in ``_head``, and carry it out."""
+        tail = self._tails[count]
+        try:
+            got, ancillary, status, _ = self._sock.recvmsg_into(tail, self._ancillary, _NOW)
+        except BlockingIOError:
+            return self._received(_HEAD, [], 0)  # the data are still on their way
+        except OSError as error:
+            self.close(str(error))
+            return False
+        if got != count or ancillary or status & _TRUNCATED:
+            if not self._received(_HEAD, [], 0):
+                return False
+            self._body[_HEAD:] = tail[0]
+            return self._received(got, ancillary, status)
+        self._busy = True
+        try:
+            self._write(region, offset, bytes(tail[0]))
+        except OSError as error:
+            ident = int.from_bytes(self._head[:2], "little")
+            self._messages.refused(ident, wire.Command.REGION_WRITE, error)
+        finally:
+            self._busy = False
+        return self.open
 
     def _receive_rest(self) -> bool:
         """Go on with a message of which a part is there: read to its end, or to the end of its head."""
@@ -308,6 +355,10 @@ class Connection:
 
 def _no_region(region: int, offset: int, count: int) -> bytes:
     raise OSError(errno.EINVAL, "no region may be read yet")
+
+
+def _no_region_write(region: int, offset: int, data: bytes) -> None:
+    raise OSError(errno.EINVAL, "no region may be written yet")
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
