@@ -195,6 +195,8 @@ class Server:
         if self._connection is not None:
             sizes = [region.size if region.readable else 0 for region in self._device.regions]
             self._connection.read_fast(self._device_read, sizes)
+            sizes = [region.size if region.writable else 0 for region in self._device.regions]
+            self._connection.write_fast(self._device.region_write, sizes)
         if self.on_connect is not None:
             self.on_connect()
         return answer
