@@ -56,8 +56,8 @@ def capture(
     assert events[0]["event"] == "start"
     assert summary["event"] == "summary"
     assert summary["frames"] == FRAMES
-    # A stalled host makes the driver give frames up; what came must be intact, and something must have come.
-    assert summary["intact"] == summary["verified"] == FRAMES - summary["errors"] > 0
+    # A stalled host makes the driver give frames up; they do not count.
+    assert summary["intact"] == summary["verified"] == FRAMES
     return summary
 
 
@@ -106,6 +106,18 @@ def test_pageout_really_swaps_and_the_frames_survive(vm: Vm) -> None:
     assert abs(summary["pins_acquired"] - summary["pins_released"]) <= 64  # per-CPU counters lag
 
 
+def test_a_released_buffer_rests_even_when_the_pool_is_too_small(vm: Vm) -> None:
+    """Five buffers, four of them queued: each frame has to wait until the one buffer has rested."""
+    hold, frames = 300, 5
+    words = ["--pool", "5", "--buffers", "4", "--hold-ms", str(hold)]
+    result = vm.agent.run(["vcap-capture", *words, "--frames", str(frames)], timeout=60)
+    assert result.status == 0, result.stderr
+    summary = json.loads(result.stdout.splitlines()[-1])
+    # The spare buffer serves the first frame; the time ends with the last frame, before its rest.
+    assert summary["hold_waits"] == frames - 1
+    assert summary["elapsed_ms"] >= hold * (frames - 2)
+
+
 def test_clean_buffers_are_clean_when_they_are_handed_over(vm: Vm) -> None:
     assert capture(vm, "--clean")["clean_pages"] > 200
 
@@ -132,5 +144,13 @@ def test_content_that_is_not_what_was_sent_is_found(vm: Vm) -> None:
 
 def test_a_size_that_the_driver_changes_is_told(vm: Vm) -> None:
     result = vm.agent.run(["vcap-capture", "--field", "alternate", "--size", "768x576"], timeout=60)
-    assert result.status == 3
-    assert "the driver offers 768x288" in result.stderr
+    assert result.status == 2
+    assert "the driver makes 768x288 of 768x576" in result.stderr
+    assert result.stderr.endswith("ask for --size 768x288\n")
+
+
+def test_a_width_that_the_driver_rounds_is_told(vm: Vm) -> None:
+    for fourcc, size, better in (("YUYV", "722x576", "724x576"), ("YU12", "724x576", "720x576")):
+        result = vm.agent.run(["vcap-capture", "--format", fourcc, "--size", size], timeout=60)
+        assert result.status == 2
+        assert result.stderr.endswith(f"ask for --size {better}\n")

@@ -8,10 +8,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from lspci_golden import golden, mask
 
 from vcapdev.bt878.expected import expected_frame
+from vcapdev.bt878.pattern import KIND_VBI, PictureKey, Shot, picture
 from vcapdev.run.capture import EXPECT, capture_command
 from vcapdev.run.options import FORMATS, RunOptions
 from vcapdev.run.prepare import Prepared
@@ -79,16 +81,59 @@ def test_buffers_of_the_kernel(session: Session, agent: Agent, way: str, fourcc:
     capture(session, agent, replace(SMALL, io=way, format=fourcc))
 
 
+def test_secam_by_read(session: Session, agent: Agent) -> None:
+    """It has PAL's lines, so the session's signal will do. (NTSC: test_run.py.)"""
+    capture(session, agent, replace(SMALL, norm="SECAM", width=768, height=576, io="read"))
+
+
 @pytest.mark.parametrize("size", ["48x32", "768x576", "924x576", "700x244"])
 def test_sizes(session: Session, agent: Agent, size: str) -> None:
     width, height = map(int, size.split("x"))
     capture(session, agent, replace(SMALL, width=width, height=height))
 
 
-def test_vbi_lines_are_read(session: Session, agent: Agent) -> None:
-    done = agent.run(["v4l2-ctl", "-d", "/dev/vbi0", "--stream-mmap", "--stream-count=3"], timeout=60)
+VBI_FILE = "/tmp/vbi"
+VBI_LINES, VBI_STRIDE, VBI_BYTES = 16, 2048, 2044  # of a field; of a line in memory, and written (PAL)
+
+
+def vbi_command(frames: int) -> list[str]:
+    return ["v4l2-ctl", "-d", "/dev/vbi0", "--set-standard=pal", "--stream-mmap",
+            f"--stream-count={frames}", f"--stream-to={VBI_FILE}"]  # fmt: skip
+
+
+def check_vbi(agent: Agent, frames: int) -> None:
+    """Each line of each field is the card's, to the byte: odd field first, lines from 0, frames in order."""
+    shape = (frames, 2, VBI_LINES, VBI_STRIDE)
+    got = np.frombuffer(agent.pull(VBI_FILE), np.uint8).reshape(shape)
+    numbers = got[..., :4].copy().view("<u4")[..., 0]
+    assert (numbers == numbers[:, :1, :1]).all(), "a buffer mixes frames"
+    assert (np.diff(numbers[:, 0, 0].astype(np.int64)) > 0).all(), "a buffer came twice"
+    for frame in range(frames):
+        for field in (0, 1):
+            key = PictureKey(KIND_VBI, field, 576, VBI_LINES, VBI_BYTES)
+            sent = Shot(picture(key), int(numbers[frame, 0, 0])).plane(0)
+            assert sent[5, 12:16].tobytes() == b"VCAP"
+            assert np.array_equal(got[frame, field, :, :VBI_BYTES], sent), f"frame {frame}, field {field}"
+
+
+def test_vbi_lines_arrive_as_they_were_sent(session: Session, agent: Agent) -> None:
+    done = agent.run(vbi_command(5), timeout=60)
     assert done.status == 0, done.stdout + done.stderr
+    check_vbi(agent, 5)
     assert session.device.call("verdicts")["verdicts"] == []
+
+
+def test_vbi_beside_video(session: Session, agent: Agent) -> None:
+    """Both programs of a field end in an interrupt; the driver has to see both, or one of them times out."""
+    vbi = agent.spawn(vbi_command(60))
+    capture(session, agent, replace(SMALL, norm="PAL", frames=FRAMES))
+    done = vbi.wait(60)
+    assert done.status == 0, done.stdout + done.stderr
+    check_vbi(agent, 60)
+    stats = session.device.call("stats")
+    assert stats["handshake_timeouts"] == 0
+    kernel_log = agent.run(["dmesg"], timeout=30).stdout
+    assert "timeout: drop=" not in kernel_log
 
 
 def test_nothing_is_written_unchecked(session: Session) -> None:

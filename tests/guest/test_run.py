@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,9 +62,14 @@ def run(
     return status, session.report, shown.getvalue()
 
 
-@pytest.mark.parametrize("swap", ["disk", "zram"])
-def test_the_stock_driver_is_clean_under_pressure(swap: str, prepared: Prepared, tmp_path: Path) -> None:
-    options = RunOptions(frames=FRAMES, swap=swap, report=tmp_path / "report")
+NTSC = {"norm": "NTSC", "width": 640, "height": 480, "format": "BGR4"}
+
+
+@pytest.mark.parametrize(("swap", "picture"), [("disk", {}), ("zram", NTSC)], ids=["disk-PAL", "zram-NTSC"])
+def test_the_stock_driver_is_clean_under_pressure(
+    swap: str, picture: dict[str, Any], prepared: Prepared, tmp_path: Path
+) -> None:
+    options = RunOptions(frames=FRAMES, swap=swap, report=tmp_path / "report", **picture)
     status, report, _ = run(options, prepared)
     assert status is ExitStatus.CLEAN, report.sentence
     assert report.verdicts == []

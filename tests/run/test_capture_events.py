@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from vcapdev.errors import GuestError
+from vcapdev.errors import GuestError, UsageError
 from vcapdev.report.model import Frames
 from vcapdev.run.capture import Capture, Stall, capture_command, explain_exit
 from vcapdev.run.options import RunOptions
@@ -62,12 +62,18 @@ def test_a_counter_that_stands_still_is_noticed() -> None:
         (1, "", None),
         (-9, "", "killed by SIGKILL after 7 frames"),
         (3, "vcap-capture: no frame for 10000 ms\n", "status 3: vcap-capture: no frame"),
-        (2, "", "status 2: it said nothing"),
+        (4, "", "status 4: it said nothing"),
     ],
 )
 def test_how_the_program_ended(status: int, stderr: str, words: str | None) -> None:
     said = explain_exit(status, stderr, Frames(captured=7))
     assert said is None if words is None else said is not None and words in said
+
+
+def test_what_the_driver_cannot_do_is_wrong_usage() -> None:
+    said = "vcap-capture: the driver makes 724x576 of 722x576: ask for --size 724x576\nusage: vcap-capture\n"
+    with pytest.raises(UsageError, match=r"^the driver makes .*: ask for --size 724x576$"):
+        explain_exit(2, said, Frames())
 
 
 def words(**options: object) -> str:

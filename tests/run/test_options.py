@@ -50,6 +50,20 @@ def test_without_swap_there_is_no_pressure_by_default() -> None:
     assert parse("--swap", "none").pressure == "none"
 
 
+def test_the_fast_clock_brings_a_pool_that_does_not_hold_it_up_and_memory_for_it() -> None:
+    """200 ms of rest at 300 frames a second are 60 buffers, besides those that are queued."""
+    fast = parse("--clock", "fast")
+    assert fast.pool >= 60 + fast.buffers
+    assert (fast.memory - RunOptions().memory) << 20 >= (fast.pool - RunOptions().pool) * 768 * 576 * 2
+    assert parse("--clock", "fast", "--format", "RGB4").memory > fast.memory
+    assert parse("--format", "RGB4").memory == RunOptions().memory
+    own = parse("--clock", "fast", "--pool", "256", "--memory", "300")
+    assert (own.pool, own.memory) == (256, 300)
+    kernels = parse("--clock", "fast", "--io", "mmap")
+    assert (kernels.pool, kernels.memory) == (RunOptions().pool, RunOptions().memory)
+    assert parse("--buffers", "16").pool > 16
+
+
 def test_settings_are_plain_json(tmp_path: Path) -> None:
     settings = parse("--report", str(tmp_path)).settings()
     assert json.loads(json.dumps(settings)) == settings
@@ -66,7 +80,8 @@ def test_every_format_of_the_driver_has_a_picture() -> None:
         (("--size", "1920x1080"), "924x576"),
         (("--format", "MJPG"), "no such format"),
         (("--frames", "0"), "--frames 0"),
-        (("--buffers", "8", "--pool", "4"), "fewer than the 8"),
+        (("--buffers", "8", "--pool", "8"), "more than the 8"),
+        (("--pool", "257"), "from 2 to 256"),
         (("--swap", "none", "--pressure", "hog"), "needs swap"),
         (("--module", "/no/such.ko"), "no such file"),
         (("--kimg", "/no/such"), "no such file"),

@@ -43,12 +43,12 @@ class Frames:
     """What the capture program saw."""
 
     wanted: int = 0
-    captured: int = 0
+    captured: int = 0  # good ones: the capture goes on until all that are wanted have come
     intact: int = 0
     dropped: int = 0
     torn: int = 0
     damaged: int = 0  # stale, misplaced or changed bytes
-    errors: int = 0  # given back by the driver with the error flag, so not verified
+    errors: int = 0  # given back by the driver with the error flag; not among the captured
     per_second: float = 0.0
     bad: list[Json] = field(default_factory=list)  # the first damaged places, as the guest located them
 

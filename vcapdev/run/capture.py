@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from vcapdev.errors import GuestError
+from vcapdev.errors import GuestError, UsageError
 from vcapdev.report.model import Frames
 from vcapdev.run.device import signal_name
 from vcapdev.run.options import RunOptions
@@ -127,10 +127,16 @@ def vmstat(agent: Agent) -> dict[str, int]:
 
 
 def explain_exit(status: int, stderr: str, frames: Frames) -> str | None:
-    """Why the capture program's end makes the run fail; None when it does not (see guest/src)."""
-    said = stderr.strip().splitlines()[-1] if stderr.strip() else "it said nothing"
+    """Why the capture program's end makes the run fail; None when it does not (see guest/src).
+
+    :raise UsageError: when it cannot do what the options ask of it: only the driver knows its sizes.
+    """
+    lines = stderr.strip().splitlines() or ["it said nothing"]
     if status in (0, 1):  # 1: damaged frames, which the frame counters tell
         return None
+    if status == 2:
+        raise UsageError(lines[0].removeprefix("vcap-capture: "))
+    said = lines[-1]
     if status < 0:
         return f"the capture program was killed by {signal_name(-status)} after {frames.captured} frames"
     return f"the capture program ended with status {status}: {said}"

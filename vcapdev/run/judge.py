@@ -64,11 +64,9 @@ def _too_few_frames(report: RunReport) -> str | None:
 
 
 def _unsure_frames(report: RunReport) -> str | None:
-    """Frames that the driver gave back as failed were late, not wrong; but too many of them prove nothing."""
+    """Every good frame must have been compared. (Failed ones are apart; the capture program bounds them.)"""
     frames = report.frames
-    if frames.errors > frames.captured // 2:
-        return f"the driver gave back {frames.errors} of {frames.captured} frames as failed (a slow host?)"
-    if frames.intact + frames.torn + frames.damaged + frames.errors >= frames.captured:
+    if frames.intact + frames.torn + frames.damaged >= frames.captured:
         return None
     return f"only {frames.intact} of {frames.captured} frames were verified"
 

@@ -20,6 +20,8 @@ FORMATS = (  # what bttv of Linux 6.1 enumerates; Y41P is the chip's alone
 )
 FIELDS = ("interlaced", "top", "bottom", "alternate", "seq-tb")
 _SIZE = re.compile(r"(\d{1,4})x(\d{1,4})\Z")
+_FAST_POOL = 80  # buffers: 350 frames a second that rest for 200 ms, what is queued, and some to spare
+_MEMORY_STEP = 64  # MiB
 _SMALLEST, _LARGEST = (48, 32), (924, 576)  # bttv_tvnorms, Linux 6.1
 
 
@@ -108,8 +110,9 @@ def _add_capture(parser: argparse.ArgumentParser, default: RunOptions) -> None:
     capture.add_argument("--frames", default=default.frames, type=int, metavar="N", help="(%(default)s)")
     capture.add_argument("--buffers", default=default.buffers, type=int, metavar="N",
                          help="buffers queued at a time (%(default)s)")  # fmt: skip
-    capture.add_argument("--pool", default=default.pool, type=int, metavar="N",
-                         help="buffers to rotate over, USERPTR only (%(default)s)")  # fmt: skip
+    capture.add_argument("--pool", type=int, metavar="N",
+                         help="buffers to rotate over, USERPTR only "
+                         f"({default.pool}; {_FAST_POOL} with --clock fast)")  # fmt: skip
     capture.add_argument("--swap", default=default.swap, choices=("zram", "disk", "none"))
     capture.add_argument("--pressure", choices=("pageout", "hog", "both", "none"),
                          help="both, or none without swap")  # fmt: skip
@@ -121,7 +124,9 @@ def _add_machine(parser: argparse.ArgumentParser, default: RunOptions) -> None:
     machine.add_argument("--qemu", metavar="FILE", help="QEMU 10.1 or later with vfio-user-pci")
     machine.add_argument("--qemu-opts", default="", metavar="TEXT", help="more QEMU options")
     machine.add_argument("--accel", default=default.accel, choices=("auto", "kvm", "tcg"))
-    machine.add_argument("--memory", default=default.memory, type=int, metavar="MIB", help="(%(default)s)")
+    machine.add_argument(
+        "--memory", type=int, metavar="MIB", help=f"({default.memory}, more for a large pool)"
+    )
     machine.add_argument("--cpus", default=default.cpus, type=int, metavar="N", help="(%(default)s)")
     machine.add_argument(
         "--lock", type=Path, metavar="FILE", help="take exactly the packages of this lock file"
@@ -141,11 +146,11 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
     """
     width, height = _size(args.size)
     _one_of("--format", args.format, FORMATS)
-    for option, low, high in (("frames", 1, 10_000_000), ("buffers", 2, 32), ("pool", 2, 64),
+    for option, low, high in (("frames", 1, 10_000_000), ("buffers", 2, 32), ("pool", 2, 256),
                               ("memory", 128, 3072), ("cpus", 1, 16)):  # fmt: skip
-        _between(option, getattr(args, option), low, high)
-    if args.pool < args.buffers:
-        raise UsageError(f"--pool {args.pool}: fewer than the {args.buffers} buffers of --buffers")
+        if getattr(args, option) is not None:
+            _between(option, getattr(args, option), low, high)
+    pool = _pool(args)
     if args.mutant and args.module:
         raise UsageError("--mutant and --module both replace the driver; give one of them")
     if args.revision not in (None, 0x11, 0x02):
@@ -157,9 +162,30 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
         modules=tuple(_file("--module", path) for path in args.module), report=args.report,
         shell=args.shell, show=args.show, kimg=args.kimg and _file("--kimg", args.kimg), kdir=args.kdir,
         append=args.append, qemu_opts=_words("--qemu-opts", args.qemu_opts), qemu=args.qemu, accel=args.accel,
-        memory=args.memory, cpus=args.cpus, lock=args.lock, refresh=args.refresh, buffers=args.buffers,
-        pool=args.pool,
+        memory=args.memory or _memory(args.format, width, height, pool), cpus=args.cpus, lock=args.lock,
+        refresh=args.refresh, buffers=args.buffers, pool=pool,
     )  # fmt: skip
+
+
+def _pool(args: argparse.Namespace) -> int:
+    """Enough buffers that none has to be used again while it still rests."""
+    fast = args.clock == "fast" and args.io == "userptr"
+    pool = int(args.pool or (_FAST_POOL if fast else max(RunOptions().pool, 4 * args.buffers)))
+    if args.io == "userptr" and pool <= args.buffers:
+        raise UsageError(f"--pool {pool}: give more than the {args.buffers} buffers of --buffers")
+    return pool
+
+
+def _memory(fourcc: str, width: int, height: int, pool: int) -> int:
+    """MiB of RAM: the default, and for a larger pool room for the buffers that the default does not have."""
+    from vcapdev.report.picture import layout_of
+
+    default = RunOptions()
+    if pool <= default.pool:
+        return default.memory
+    usual = default.pool * layout_of(default.format).size(default.width, default.height)
+    more = max(0, pool * layout_of(fourcc).size(width, height) - usual)
+    return default.memory + -(-more // (_MEMORY_STEP << 20)) * _MEMORY_STEP
 
 
 def _clean_buffers(args: argparse.Namespace) -> bool:

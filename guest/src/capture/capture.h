@@ -19,12 +19,13 @@ struct buffer {
 	enum state state;
 	size_t at;      /* bytes that its state has dealt with */
 	int64_t until;  /* rests until then, milliseconds */
-	unsigned index; /* of the capture in it, from 0 */
+	unsigned index; /* of the good frame in it, from 0 */
 	struct frame frame;
 };
 
 struct counts {
-	unsigned frames, verified, full, intact, dropped, errors, short_holds, reclaimed, bad_events;
+	unsigned frames; /* good ones; those that the driver gave back as failed are errors */
+	unsigned errors, verified, full, intact, dropped, hold_waits, reclaimed, bad_events;
 	unsigned verdicts[DAMAGED + 1];
 	unsigned long swapped, idle_swapped, queued_swapped, clean;
 	int pageout_error;

@@ -51,6 +51,19 @@ void fail(const char *format, ...)
 	exit(3);
 }
 
+/* What was asked for cannot be: the same end as that of a wrong option. */
+static void __attribute__((noreturn, format(printf, 1, 2))) refuse(const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	fputs("vcap-capture: ", stderr);
+	vfprintf(stderr, format, arguments);
+	va_end(arguments);
+	fputc('\n', stderr);
+	exit(2);
+}
+
 static int call(struct card *c, unsigned long request, void *argument)
 {
 	int result;
@@ -71,8 +84,7 @@ static void set_norm(struct card *c, const char *name)
 				fail("the driver refuses norm %s: %s", name, strerror(errno));
 			return;
 		}
-	fprintf(stderr, "vcap-capture: --norm %s is not known\n", name);
-	exit(2);
+	refuse("--norm %s is not known", name);
 }
 
 static enum v4l2_field field_named(const char *name)
@@ -80,8 +92,7 @@ static enum v4l2_field field_named(const char *name)
 	for (int i = 0; i < COUNT_FIELDS; i++)
 		if (!strcmp(fields[i].name, name))
 			return fields[i].field;
-	fprintf(stderr, "vcap-capture: --field %s is not known\n", name);
-	exit(2);
+	refuse("--field %s is not known", name);
 }
 
 static void set_format(struct card *c, const struct options *o)
@@ -97,10 +108,12 @@ static void set_format(struct card *c, const struct options *o)
 	if (call(c, VIDIOC_S_FMT, &f))
 		fail("the driver refuses %ux%u %s %s: %s", o->width, o->height, o->format, o->field,
 		     strerror(errno));
-	if (p->width != o->width || p->height != o->height || p->pixelformat != wanted_format ||
-	    p->field != wanted_field)
-		fail("asked for %ux%u %s %s, the driver offers %ux%u %.4s field %u", o->width, o->height,
-		     o->format, o->field, p->width, p->height, (const char *)&p->pixelformat, p->field);
+	if (p->pixelformat != wanted_format || p->field != wanted_field)
+		refuse("the driver has no %ux%u %s %s; it offers %ux%u %.4s field %u", o->width, o->height,
+		       o->format, o->field, p->width, p->height, (const char *)&p->pixelformat, p->field);
+	if (p->width != o->width || p->height != o->height)
+		refuse("the driver makes %ux%u of %ux%u (%s, %s, %s): ask for --size %ux%u", p->width, p->height,
+		       o->width, o->height, o->norm, o->format, o->field, p->width, p->height);
 	c->width = p->width;
 	c->height = p->height;
 	c->bytes_per_line = p->bytesperline;
@@ -199,8 +212,13 @@ int card_dequeue(struct card *c, struct frame *f)
 
 size_t card_read(struct card *c, void *memory, size_t size)
 {
-	ssize_t n = read(c->fd, memory, size);
+	ssize_t n;
 
+	do
+		n = read(c->fd, memory, size);
+	while (n < 0 && errno == EINTR);
+	if (n < 0 && errno == EIO) /* what a frame with the error flag is to read() */
+		return 0;
 	if (n < 0)
 		fail("read: %s", strerror(errno));
 	return (size_t)n;

@@ -34,6 +34,7 @@ void card_stream_on(struct card *c);
 int card_wait(struct card *c, int ms);
 /* Takes back a frame; 0 when there is none after all. */
 int card_dequeue(struct card *c, struct frame *f);
+/* Reads a frame; fewer bytes than asked for when the driver says that it has failed. */
 size_t card_read(struct card *c, void *memory, size_t size);
 /* Stops, and lets go of all buffers: the driver unpins user pages here at the latest. */
 void card_close(struct card *c);

@@ -67,9 +67,11 @@ void verify_buffer(struct buffer *b)
 	int full = b->index % options.full_every == 0;
 	struct finding f;
 
+	if (b->frame.error)
+		return;
 	if (options.save_path && b->index == options.save_frame)
 		save(b);
-	if (b->frame.error || !expected.rows)
+	if (!expected.rows)
 		return;
 	verify(&expected, b->data, full, alternating() ? b->frame.field == 1 : -1, &f);
 	follow(b, &f);
@@ -85,10 +87,11 @@ void verify_buffer(struct buffer *b)
 void count_frame(struct buffer *b, const struct frame *f)
 {
 	b->frame = *f;
-	b->index = counts.frames++;
-	counts.errors += (unsigned)f->error;
-	if (!b->index)
+	if (!counts.frames && !counts.errors)
 		track.first_sequence = f->sequence;
 	track.last_sequence = f->sequence;
+	b->index = counts.frames;
+	counts.frames += !f->error;
+	counts.errors += !!f->error;
 	track.end = now_ms();
 }

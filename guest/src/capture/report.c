@@ -66,10 +66,10 @@ void print_summary(const struct vmstat *before)
 
 	printf("{\"event\": \"summary\", ");
 	print_counts();
-	printf(", \"elapsed_ms\": %" PRId64 ", \"short_holds\": %u, \"reclaimed\": %u, \"sequence_span\": %u, "
+	printf(", \"elapsed_ms\": %" PRId64 ", \"hold_waits\": %u, \"reclaimed\": %u, \"sequence_span\": %u, "
 	       "\"pswpin\": %llu, \"pswpout\": %llu, \"pins_acquired\": %llu, \"pins_released\": %llu, "
 	       "\"pageout_error\": %d}\n",
-	       track.end - track.begin, counts.short_holds, counts.reclaimed,
+	       track.end - track.begin, counts.hold_waits, counts.reclaimed,
 	       counts.frames ? track.last_sequence - track.first_sequence + 1 : 0, after.pswpin - before->pswpin,
 	       after.pswpout - before->pswpout, after.pin_acquired - before->pin_acquired,
 	       after.pin_released - before->pin_released, counts.pageout_error);
