@@ -105,6 +105,17 @@ def test_a_mutant_brings_what_it_needs() -> None:
         parse("--mutant", "early-unpn")
 
 
+def test_the_mutant_none_is_the_stock_driver() -> None:
+    assert parse("--mutant", "none") == RunOptions()
+
+
+@pytest.mark.parametrize("option", ["--kdir", "--kimg"])
+def test_a_mutant_is_for_packaged_kernels(option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="leave out --kdir and --kimg"):
+        parse("--mutant", "early-unpin", option, str(tmp_path / "file"))
+
+
 def test_mutant_and_module_exclude_each_other(tmp_path: Path) -> None:
     (tmp_path / "a.ko").touch()
     with pytest.raises(UsageError, match="give one of them"):

@@ -151,8 +151,14 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
         if getattr(args, option) is not None:
             _between(option, getattr(args, option), low, high)
     pool = _pool(args)
+    from vcapdev.image.mutants import STOCK
+
+    if args.mutant == STOCK:
+        args.mutant = None
     if args.mutant and args.module:
         raise UsageError("--mutant and --module both replace the driver; give one of them")
+    if args.mutant and (args.kdir or args.kimg):
+        raise UsageError("--mutant alters the driver of a packaged kernel; leave out --kdir and --kimg")
     if args.revision not in (None, 0x11, 0x02):
         raise UsageError(f"--revision {args.revision:#x}: the chip was made as 0x11 and 0x02")
     return RunOptions(
@@ -194,7 +200,7 @@ def _clean_buffers(args: argparse.Namespace) -> bool:
         return False
     from vcapdev.image.mutants import UNALTERED, find_mutant
 
-    needs = {} if args.mutant in UNALTERED else find_mutant(args.mutant).run
+    needs = {} if args.mutant == UNALTERED else find_mutant(args.mutant).run
     io = needs.get("io", args.io)
     if args.io != io:
         raise UsageError(f"--io {args.io}: the altered driver {args.mutant} shows only with --io {io}")

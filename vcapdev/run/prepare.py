@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from vcapdev.bt878.board import load_board
+from vcapdev.errors import UsageError
 from vcapdev.image.initramfs import WANTED_MODULES, build_initramfs
 from vcapdev.image.lock import Package
-from vcapdev.image.modules import built_kernel
+from vcapdev.image.modules import built_kernel, module_name
 from vcapdev.image.programs import build_programs
 from vcapdev.image.provision import Provisioned, provision
 from vcapdev.image.recipe import load_recipe
@@ -74,7 +75,7 @@ def prepare(options: RunOptions, progress: Progress) -> Prepared:
     guest = provision(recipe, progress=progress, lock=options.lock, refresh=options.refresh)
     qemu = provision_qemu(options.qemu, progress, lock=options.lock, refresh=options.refresh)
     accel = choose_accel(qemu, options.accel)
-    overrides = {path.stem.replace("_", "-"): path for path in options.modules}
+    overrides = _own_modules(options)
     if options.mutant is not None:
         from vcapdev.image.kbuild import build_mutant
 
@@ -85,6 +86,20 @@ def prepare(options: RunOptions, progress: Progress) -> Prepared:
         guest, programs=programs, modules=WANTED_MODULES, overrides=overrides, progress=progress
     )
     return Prepared(guest, qemu, accel, quick_kernel(guest.kernel, accel.name), initrd, overrides)
+
+
+def _own_modules(options: RunOptions) -> dict[str, Path]:
+    """The user's modules by the names that they give themselves: a file may be called anything.
+
+    :raise UsageError: when a file is no module, or two are the same one.
+    """
+    found: dict[str, Path] = {}
+    for path in options.modules:
+        name = module_name(path)
+        if name in found:
+            raise UsageError(f"--module {path}: {found[name]} is the module {name} already; give one of them")
+        found[name] = path
+    return found
 
 
 def _own_kernel(guest: Provisioned, options: RunOptions) -> Provisioned:
