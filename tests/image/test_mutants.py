@@ -24,7 +24,7 @@ def test_the_two_drivers_are_described() -> None:
 def test_an_unknown_name_gets_a_hint() -> None:
     with pytest.raises(UsageError, match="did you mean 'early-unpin'"):
         find_mutant("early-unpinn")
-    with pytest.raises(UsageError, match="early-unpin, no-dirty, unaltered"):
+    with pytest.raises(UsageError, match="early-unpin, no-dirty, unaltered, none"):
         find_mutant("zzz")
 
 

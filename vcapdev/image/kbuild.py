@@ -52,12 +52,12 @@ def build_mutant(
 ) -> dict[str, Path]:
     """Modules (name -> .ko) of an altered driver for the guest's kernel, from the cache if built before.
 
-    ``name`` None, "none" or "unaltered" builds the driver as it is, all of its modules, the same way.
+    ``name`` None or "unaltered" builds the driver as it is, all of its modules, the same way.
 
     :raise UsageError: no such driver, or it does not fit this kernel.
     :raise SetupError: packages of one version, compiler, make or patch are missing, or the build fails.
     """
-    mutant = None if name is None or name in UNALTERED else find_mutant(name)
+    mutant = None if name is None or name == UNALTERED else find_mutant(name)
     kernel = kernel_version(guest)
     owner = cache if cache is not None else Cache()
     if re.search(r"[\s:]", str(owner.root)):

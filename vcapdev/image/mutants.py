@@ -22,8 +22,10 @@ import yaml
 from vcapdev.errors import UsageError
 from vcapdev.resources import resource_dir
 
-#: Names that stand for the driver as it is, built the same way as the altered ones: the control experiment.
-UNALTERED = ("none", "unaltered")
+#: The driver as it is, built the same way as the altered ones: the control experiment.
+UNALTERED = "unaltered"
+#: Nothing is built: the driver of the kernel's package.
+STOCK = "none"
 _KEYS = {"title", "what", "rule", "also", "run"}
 _TOUCHED = re.compile(r"^\+\+\+ b/(\S+)", re.M)
 
@@ -53,7 +55,7 @@ def find_mutant(name: str, directory: Path | None = None) -> Mutant:
     known = {mutant.name: mutant for mutant in mutants(directory)}
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join((*known, UNALTERED[1]))}"
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join((*known, UNALTERED, STOCK))}"
         raise UsageError(f"there is no altered driver {name!r}; {hint}")
     return known[name]
 

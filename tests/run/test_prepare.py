@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the user gives of his own (kernel, modules, parameters, QEMU options, a lock) reaches the guest.
+
+Packages, compiler and QEMU are stood in for at the seams of vcapdev.run.prepare; nothing is started.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vcapdev.errors import UsageError
+from vcapdev.image.lock import Package, Resolution, read_lock
+from vcapdev.image.provision import Provisioned
+from vcapdev.progress import Silent
+from vcapdev.run import prepare as preparing
+from vcapdev.run.options import RunOptions
+from vcapdev.run.prepare import prepare
+from vcapdev.run.screen import Screen
+from vcapdev.run.session import Session
+from vcapdev.vm.accel import Accel
+from vcapdev.vm.qemu import Qemu
+
+PACKAGE = Package("linux", "6.1-1", "ab" * 32, "bookworm", 5, "amd64", "main", "pool/l/linux.deb")
+
+
+class Seams:
+    """Stands in for what would use the network, a compiler or a cache, and notes what it was asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.locks: list[Path | None] = []
+        self.image: dict[str, Any] = {}
+        self.guest: Any = None
+        recipe = Resolution("bookworm-6.1", "k" * 64, (PACKAGE,))
+        self.provisioned = Provisioned(
+            "6.1.0-stock", Path("/stock/vmlinuz"), Path("/stock/modules"), Path("/r"), [PACKAGE], [], recipe
+        )
+        self.qemu = Qemu(["qemu"], "11.1", "package", resolution=Resolution("qemu", "q" * 64, (PACKAGE,)))
+        for name in ("provision", "provision_qemu", "build_initramfs"):
+            monkeypatch.setattr(preparing, name, getattr(self, name))
+        monkeypatch.setattr(preparing, "choose_accel", lambda *_: Accel("tcg", "a test"))
+        monkeypatch.setattr(preparing, "build_programs", lambda *_: {})
+        monkeypatch.setattr(preparing, "quick_kernel", lambda kernel, _: kernel)
+
+    def provision(self, _recipe: object, *, lock: Path | None, **_: object) -> Provisioned:
+        self.locks.append(lock)
+        return self.provisioned
+
+    def provision_qemu(self, _explicit: object, _progress: object, *, lock: Path | None, **_: object) -> Qemu:
+        self.locks.append(lock)
+        return self.qemu
+
+    def build_initramfs(self, guest: Provisioned, **image: object) -> Path:
+        self.guest, self.image = guest, image
+        return Path("/initrd")
+
+    def qemu_words(self, options: RunOptions) -> list[str]:
+        """The command that would start the guest."""
+        with Session(options, prepare(options, Silent()), Screen(io.StringIO())) as session:
+            return session.report.command_line["qemu"]
+
+
+@pytest.fixture
+def seams(monkeypatch: pytest.MonkeyPatch) -> Seams:
+    return Seams(monkeypatch)
+
+
+def module_file(path: Path, name: str) -> Path:
+    """A relocatable ELF file with nothing but a .modinfo section that gives a name."""
+    info, names = f"name={name}\0".encode(), b"\0.modinfo\0.shstrtab\0"
+    rows = ((0, 0, 0, 0), (1, 1, 64, len(info)), (10, 3, 64 + len(info), len(names)))
+    table = b"".join(
+        struct.pack("<IIQQQQIIQQ", n, kind, 0, 0, at, size, 0, 0, 1, 0) for n, kind, at, size in rows
+    )
+    start = 64 + len(info) + len(names)
+    head = struct.pack(
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 1, 62, 1, 0, 0, start, 0, 64, 0, 0, 64, 3, 2
+    )
+    path.write_bytes(head + info + names + table)
+    return path
+
+
+def test_a_module_replaces_the_one_that_it_says_it_is(seams: Seams, tmp_path: Path) -> None:
+    own = module_file(tmp_path / "my-build-3.ko", "videobuf_dma_sg")
+    prepared = prepare(RunOptions(modules=(own,)), Silent())
+    assert seams.image["overrides"] == prepared.overrides == {"videobuf_dma_sg": own}
+    assert prepared.describe_kernel(RunOptions(modules=(own,))).replaced_modules == [str(own)]
+
+
+def test_the_same_module_twice_is_refused(seams: Seams, tmp_path: Path) -> None:
+    files = tuple(module_file(tmp_path / name, "bttv") for name in ("a.ko", "b.ko"))
+    with pytest.raises(UsageError, match=r"b\.ko: .*a\.ko is the module bttv already"):
+        prepare(RunOptions(modules=files), Silent())
+
+
+def test_what_is_no_module_is_refused(seams: Seams, tmp_path: Path) -> None:
+    (tmp_path / "x.ko").write_text("text")
+    with pytest.raises(UsageError, match=r"--module .*x\.ko"):
+        prepare(RunOptions(modules=(tmp_path / "x.ko",)), Silent())
+
+
+def test_an_own_kernel_image_is_booted_with_the_packaged_modules(seams: Seams, tmp_path: Path) -> None:
+    image = tmp_path / "bzImage"
+    words = seams.qemu_words(RunOptions(kimg=image))
+    assert words[words.index("-kernel") + 1] == str(image)
+    assert (seams.guest.kernel, seams.guest.modules) == (image, Path("/stock/modules"))
+
+
+def test_a_built_tree_gives_kernel_and_modules(seams: Seams, tmp_path: Path) -> None:
+    for name, text in (
+        ("include/config/kernel.release", "6.1.99-mine\n"),
+        ("arch/x86/boot/bzImage", "image"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+    words = seams.qemu_words(RunOptions(kdir=tmp_path))
+    assert words[words.index("-kernel") + 1] == str(tmp_path / "arch/x86/boot/bzImage")
+    assert (seams.guest.release, seams.guest.modules) == ("6.1.99-mine", tmp_path)
+
+
+def test_a_directory_that_is_no_built_tree_is_refused(seams: Seams, tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"is no built kernel tree: include/config/kernel\.release is missing"
+    ):
+        prepare(RunOptions(kdir=tmp_path), Silent())
+
+
+def test_kernel_parameters_and_qemu_options_come_last(seams: Seams) -> None:
+    words = seams.qemu_words(
+        RunOptions(append="bttv.debug=1", qemu_opts=("-device", "edu"), memory=320, cpus=2)
+    )
+    parameters = words[words.index("-append") + 1].split()
+    assert parameters[-1] == "bttv.debug=1"
+    assert "page_poison=1" in parameters
+    assert words[-2:] == ["-device", "edu"]
+    assert (words[words.index("-m") + 1], words[words.index("-smp") + 1]) == ("320M", "2")
+
+
+def test_the_lock_of_one_run_pins_kernel_userland_and_qemu_of_another(seams: Seams, tmp_path: Path) -> None:
+    lock = tmp_path / "packages.lock"
+    prepare(RunOptions(), Silent()).write_lock(lock)
+    assert read_lock(lock, "bookworm-6.1") == seams.provisioned.resolution
+    assert read_lock(lock, "qemu") == seams.qemu.resolution
+    seams.locks.clear()
+    prepare(RunOptions(lock=lock), Silent())
+    assert seams.locks == [lock, lock]
