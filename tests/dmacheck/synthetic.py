@@ -286,7 +286,9 @@ class SyntheticGuest:
         flags["PG_anon_exclusive"] = self.numbers["anon_exclusive"]
         flags["PG_swapcache"] = self.numbers["swapcache"]
         builder.enum("pageflags", {**flags, "__NR_PAGEFLAGS": count})
-        builder.enum("node_stat_item", {"NR_FOLL_PIN_ACQUIRED": 35, "NR_FOLL_PIN_RELEASED": 36})
+        builder.enum(
+            "node_stat_item", {"NR_WRITTEN": 34, "NR_FOLL_PIN_ACQUIRED": 35, "NR_FOLL_PIN_RELEASED": 36}
+        )
         if style.top_byte_types:
             builder.enum("pagetype", {"PGTY_buddy": 0xF0, "PGTY_table": 0xF2, "PGTY_slab": 0xF5})
         builder.compound("per_cpu_nodestat", 64, [("vm_node_stat_diff", builder.array(sint, 16), 0)])
@@ -405,6 +407,10 @@ class SyntheticGuest:
         self.poke64(self.vm_node_stat + 8 * 35, acquired - unfolded)
         self.poke64(self.vm_node_stat + 8 * 36, released)
         self.poke(self.node_stats + 35, struct.pack("<b", unfolded))
+
+    def pages_written(self, count: int) -> None:
+        """Set NR_WRITTEN."""
+        self.poke64(self.vm_node_stat + 8 * 34, count)
 
 
 def packed_length(size: int) -> bytes:

@@ -10,6 +10,9 @@ from fakecard import FakeCard, cards
 from synthetic import PAGE, SyntheticGuest
 
 from vcapdev.dma import Abort, Batch, Checkpoint, Program
+from vcapdev.dmacheck.history import History
+from vcapdev.dmacheck.ledger import MAX_PAGES
+from vcapdev.guestmm.pages import PageSet
 
 card = cards(["6.1"])
 A = 2000
@@ -59,6 +62,79 @@ def test_a_reset_drops_everything_and_the_next_start_attaches_again(card):
     card.write(card.program(A))
     assert card.rules == ["not-pinned"]
     assert card.checker.status()["pages_checked"] == 2
+
+
+def follow_on(card, release):
+    """Another kernel in the place of the first, as kexec leaves it: no reset of the device."""
+    card.guest.release = release
+    card.guest.poke(card.guest.uts + 130, release.encode() + b"\0")
+    card.guest.write_note()
+
+
+def test_a_kernel_started_by_another_is_found_at_the_next_start_of_dma(card):
+    card.guest.anon(A)
+    card.write(card.program(A))
+    card.guest.pin_counters(3, 0)
+    follow_on(card, "6.1.0-kexec")
+    card.checker.doubt()
+    assert not card.checker.attached
+    card.checker.checkpoint(Checkpoint.DMA_START)
+    assert card.checker.status()["kernel"] == "6.1.0-kexec"
+    assert card.checker.attached
+    assert card.checker.status()["pins"]["pinned_now"] == 0  # they were the former kernel's
+    assert card.checker.settle()["outstanding_at_attach"] == 3
+    assert card.rules == []
+
+
+def test_a_doubt_without_ground_keeps_the_books_of_pins(card):
+    card.checker.doubt()
+    card.guest.pin_counters(3, 0)
+    card.checker.checkpoint(Checkpoint.DMA_START)
+    assert card.checker.settle()["outstanding_at_attach"] == 0
+
+
+def test_a_kernel_that_is_gone_is_given_up(card):
+    card.guest.ram[card.guest.note_at : card.guest.note_at + 4096] = 0
+    card.checker.doubt()
+    card.checker.checkpoint(Checkpoint.DMA_START)
+    card.guest.anon(A)
+    card.write(card.program(A))
+    status = card.checker.status()
+    assert not status["attached"]
+    assert "a former kernel is no more" in status["why_not"]
+    assert status["unchecked_writes"] == 1
+
+
+def test_a_defect_while_attaching_is_reported_and_no_more(card):
+    card.checker._attachment.attach = lambda breathe: 1 / 0
+    assert card.checker.attach() is True  # to the kernel that it knows
+    assert card.checker.status()["defects"] == ["ZeroDivisionError: division by zero"]
+
+
+def test_more_pages_than_can_be_looked_at_are_not_passed_for_checked(card):
+    batch = card.program(A)
+    count = MAX_PAGES + 1
+    batch = Batch(
+        (np.arange(count, dtype=np.uint64) * np.uint64(PAGE)),
+        np.full(count, 4, dtype=np.uint32),
+        np.zeros(count, dtype=np.uint32),
+        np.zeros(count, dtype=np.int64),
+        batch.program,
+    )
+    card.write(batch)
+    assert card.checker.status()["unchecked_writes"] == 1
+    assert card.checker.status()["defects"] == []
+
+
+def test_the_history_is_bounded_by_pages_as_well(card):
+    rows = np.arange(1 << 14)
+    pages = PageSet(card.checker._kernel, np.zeros(len(rows), dtype=np.int64) + A)
+    pages.read()
+    history = History()
+    for number in range(40):
+        history.record(f"look {number}", pages.facts())
+    assert sum(len(facts.pfn) for _, facts in history._events) <= 1 << 17
+    assert history.of(card.checker._kernel, A)[-1][0] >= "look 32"
 
 
 def test_a_reset_during_attaching_makes_it_void():

@@ -219,6 +219,24 @@ def test_v10_at_a_field_boundary_and_at_a_poll(card, buffer):
     assert card.found[0].count == 2
 
 
+def test_v10_of_file_pages_while_nothing_is_written_back(card):
+    def file(count):
+        for pfn in (A, B):
+            card.guest.page(
+                pfn, "lru uptodate", mapping=0xFFFF888000123000, index=pfn, mapcount=0, refcount=count
+            )
+
+    card.guest.pages_written(77)
+    file(1026)
+    card.write(card.program(A, B))
+    card.field()
+    card.field()
+    file(2)
+    card.field()
+    assert card.rules == ["not-dirtied"]
+    assert card.found[0].count == 2
+
+
 def test_v10_of_a_huge_page(card):
     card.guest.compound(1024, 4, pins=16)
     card.write(card.program(1024, 1025))

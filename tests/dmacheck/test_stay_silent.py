@@ -256,6 +256,50 @@ def test_file_pages_of_which_some_are_already_written_back(card):
     assert card.rules == []
 
 
+def file_pages(card, flags, count, *pfns):
+    for pfn in pfns:
+        card.guest.page(
+            pfn, f"lru uptodate {flags}".strip(), mapping=FILE, index=pfn, mapcount=0, refcount=count
+        )
+
+
+def test_file_pages_that_were_all_written_back_before_the_next_look(card):
+    """A fsync right behind the release: nothing is left of the dirtiness but the kernel's own count."""
+    file_pages(card, "", 1026, A, B)
+    card.write(card.program(A, B))
+    card.field()
+    card.field()
+    file_pages(card, "", 2, A, B)
+    card.guest.pages_written(2)
+    card.field()
+    assert card.rules == []
+    assert card.oddities == {"release-seen-late": 2}
+
+
+def test_a_file_page_that_is_about_to_be_written_back(card):
+    """Locked: PG_dirty is taken off before PG_writeback is put on."""
+    file_pages(card, "", 1026, A, B)
+    card.write(card.program(A, B))
+    card.field()
+    card.field()
+    file_pages(card, "", 2, A)
+    file_pages(card, "locked", 3, B)
+    card.field()
+    assert card.rules == []
+
+
+def test_a_small_buffer_released_and_pinned_again_at_once(card):
+    """QBUF with another address: one system call, and the one frame and the program may be the same."""
+    card.guest.anon(A)
+    batch = card.program(A)
+    card.write(batch)
+    card.guest.anon(A, mapping=ANON + 0x1000, index=0x4444)
+    card.write(batch)
+    card.write(batch)
+    assert card.rules == []
+    assert card.oddities == {"pinned-again": 1}
+
+
 def test_the_same_pages_pinned_again_after_a_release_that_was_seen(card):
     card.guest.anon(A)
     batch = card.program(A)

@@ -14,7 +14,7 @@ It attaches to the guest's kernel by itself when DMA is first switched on after 
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -23,21 +23,18 @@ import numpy as np
 
 from vcapdev.dma import Abort, Batch, Checkpoint, Describe, MemoryMap, Program
 from vcapdev.dmacheck.attachment import Attachment
+from vcapdev.dmacheck.books import Books
 from vcapdev.dmacheck.court import Case, Court
+from vcapdev.dmacheck.guard import Guard
 from vcapdev.dmacheck.history import History
-from vcapdev.dmacheck.ledger import Record, pages_of
+from vcapdev.dmacheck.ledger import Record, pages_of, too_many
 from vcapdev.dmacheck.look import BatchPages, Look, weigh
 from vcapdev.dmacheck.oddities import Oddities
 from vcapdev.dmacheck.recent import RecentFields
 from vcapdev.dmacheck.releases import Releases
-from vcapdev.dmacheck.rules import OUTSIDE_RAM, PAGE_RULES, USER
+from vcapdev.dmacheck.rules import OUTSIDE_RAM, PAGE_RULES, RECYCLED, USER, Codes
 from vcapdev.dmacheck.verdict import Verdict
 from vcapdev.guestmm.kernel import Kernel
-from vcapdev.guestmm.memory import GuestReadError
-from vcapdev.guestmm.pages import among
-
-_MAX_PROGRAMS = 4096
-_MAX_RETIRED = 64  # programs that are gone, kept to name them when their pages are released
 
 
 class Checker:
@@ -65,15 +62,15 @@ class Checker:
         self._court = Court(describe, pause, self._still_running, on_verdict, self._history)
         self._oddities = Oddities()
         self._pins: Releases | None = None
-        self._records: dict[int, Record] = {}
-        self._retired: deque[Record] = deque(maxlen=_MAX_RETIRED)
+        self._books = Books()
+        self._guard = Guard(self._oddities)
+        self._doubt = False  # whether the kernel may have been followed by another
         self._stops = self._fields = 0
         self._judging = False
         self._writes = self._bytes = self._checked = 0
         self._counts: Counter[str] = Counter()
         self._seen = np.zeros(0, dtype=bool)
         self._recent = RecentFields()
-        self._defects: list[str] = []
 
     # What users of the checker call.
 
@@ -84,19 +81,32 @@ class Checker:
 
     @property
     def attached(self) -> bool:
-        """Whether the guest's kernel is known at this moment."""
-        return self._kernel is not None
+        """Whether the guest's kernel is known at this moment, beyond doubt."""
+        return self._kernel is not None and not self._doubt
 
     def attach(self) -> bool:
         """Find the guest's kernel now; takes about a second. ``status()["why_not"]`` tells why not."""
+        self._guard(self._find_kernel)
+        return self.attached
+
+    def doubt(self) -> None:
+        """The guest may start another kernel without a device reset (kexec): look again before DMA."""
+        self._doubt = self._kernel is not None
+
+    def _find_kernel(self) -> None:
+        old = self._kernel
         if not self._attachment.attach(self._breathe) or self._kernel is None:
-            return False
+            if old is not None and old is self._kernel:
+                self._attachment.drop(f"a former kernel is no more: {self._attachment.why_not}")
+                self._forget()
+            return
+        self._doubt = False
+        if old is not None and old.identity != self._kernel.identity and self._pins is not None:
+            self._pins.drop()
         self._renew()
         if len(self._seen) < self._kernel.vmemmap.pages:
             self._seen = np.zeros(self._kernel.vmemmap.pages, dtype=bool)
-        for record in self._records.values():
-            record.forget(kind=True)
-        return True
+        self._books.forget(kind=True)
 
     @property
     def _kernel(self) -> Kernel | None:
@@ -121,14 +131,10 @@ class Checker:
         :return: ``settled``, ``pinned_pages`` and the kernel's own ``outstanding`` pins (None when unknown).
         """
         if self._kernel is None or self._pins is None:
-            return {
-                "settled": False,
-                "pinned_pages": None,
-                "outstanding": None,
-                "why_not": self._attachment.why_not,
-            }
+            unknown = {"pinned_pages": None, "outstanding": None}
+            return {"settled": False, **unknown, "why_not": self._attachment.why_not}
         self._guard(self._hear_of_pins)
-        return self._pins.settle(self._books, final=final) if self._pins is not None else {}
+        return self._pins.settle(self._books.latest, final=final) if self._pins is not None else {}
 
     def page_states(self) -> dict[int, str]:
         """State of each page of the last complete frame at its last look: page frame to a short word."""
@@ -148,12 +154,12 @@ class Checker:
             "distinct_pages": int(np.count_nonzero(self._seen)),
             "unchecked_writes": counts["unchecked"],
             "thorough_looks": counts["thorough"],
-            "programs": len(self._records),
+            "programs": len(self._books),
             "fields": self._fields,
             "verdicts": self._court.counts(),
             "oddities": self._oddities.counts(),
             "pins": self._pins.status() if self._pins is not None else {},
-            "defects": list(self._defects),
+            "defects": list(self._guard.defects),
         }
 
     def memory_changed(self) -> None:
@@ -165,28 +171,18 @@ class Checker:
 
     def program(self, program: Program) -> None:
         """Remember the program; its pages are learnt now, or at its first write when not attached yet."""
-        if len(self._records) >= _MAX_PROGRAMS:
-            self._records.pop(next(iter(self._records)))
-        record = self._records[program.id] = Record(program)
+        record = self._books.open(program)
         if self._ready():
             self._guard(lambda: self._learn(record))
 
     def gone(self, program_id: int) -> None:
         """The program's pages stay watched for their release."""
-        record = self._records.pop(program_id, None)
-        if record is not None:
-            self._retired.append(record)
+        self._books.retire(program_id)
 
     def before_write(self, batch: Batch) -> None:
         """The first look."""
         pages: BatchPages | None = batch.cache.get(self)
-        if (
-            pages is None
-            or pages.epoch is not self._attachment.epoch
-            or pages.field != self._fields
-            or not pages.record.learned
-            or self._map.generation != self._attachment.generation
-        ):
+        if pages is None or self._attachment.stale or not pages.fresh(self._attachment.epoch, self._fields):
             pages = self._pages_of(batch)
             if pages is None:
                 self._counts["unchecked"] += 1
@@ -203,6 +199,8 @@ class Checker:
         self._writes += 1
         self._bytes += pages.size
         self._checked += pages.count
+        if pages.partial:
+            self._counts["unchecked"] += 1
         if not pages.unchanged() or pages.before is not None:
             self._guard(lambda: self._after(batch, pages))
         if self._pins is not None and pages.written_version != self._pins.table.version:
@@ -226,8 +224,8 @@ class Checker:
         if what is Checkpoint.RESET:
             self._reset()
         elif what is Checkpoint.DMA_START:
-            if self._kernel is None:
-                self._guard(self._try_attach)
+            if not self.attached:
+                self.attach()
         elif what is Checkpoint.REGISTER_WRITE:
             if self._pins is not None and self._kernel is not None and self._pins.table.stirred():
                 self._guard(self._look_at_pins)
@@ -238,9 +236,6 @@ class Checker:
             self._fields += 1
             self._recent.next_field()
             self._guard(self._hear_of_pins)
-
-    def _try_attach(self) -> None:
-        self.attach()
 
     # Looking.
 
@@ -260,12 +255,7 @@ class Checker:
         setting = self._attachment.setting
         if self._kernel is None or setting is None:
             return
-        record = self._records.get(batch.program)
-        if record is None:  # a device that does not announce its programs: what it writes now is its program
-            ranges = np.stack([batch.addr, batch.length.astype(np.uint64)], axis=1)
-            address = int(batch.addr[0]) if len(batch.addr) else 0
-            self.program(Program(batch.program, address, ranges, b""))
-            record = self._records[batch.program]
+        record = self._books.of(batch)
         if not record.learned:
             self._learn(record)
         pages: BatchPages | None = batch.cache.get(self)
@@ -276,6 +266,7 @@ class Checker:
         self._seen[inside] = True
         size = int(batch.length.sum(dtype=np.int64))
         pages = BatchPages(self._attachment.epoch, self._kernel, setting, record, pfns, size)
+        pages.partial = too_many(batch.addr, batch.length.astype(np.uint64))
         batch.cache[self] = pages
 
     def _learn(self, record: Record) -> None:
@@ -290,7 +281,6 @@ class Checker:
         look = pages.look()
         if look is None:
             return
-        self._counts["thorough"] += 1
         self._note(pages.record, look, f"field {self._fields} before")
         if look.moved:
             self._follow_map()
@@ -300,11 +290,12 @@ class Checker:
     def _after(self, batch: Batch, pages: BatchPages) -> None:
         look = pages.look()
         if look is not None:
-            self._counts["thorough"] += 1
             self._note(pages.record, look, f"field {self._fields} after")
             if look.moved:
                 self._follow_map()
                 return
+            if look.unsure:
+                self._counts["unchecked"] += 1
         before, after = pages.before, look
         pages.before = None
         if (before is not None or (after is not None and after.bad)) and self._kernel is not None:
@@ -313,6 +304,7 @@ class Checker:
     def _accuse(self, batch: Batch, pages: BatchPages, before: Look | None, after: Look | None) -> None:
         """Decide which pages are certainly bad, rule out a stop that came meanwhile, and hand them over."""
         codes, passing = weigh(before, after, pages.count)
+        self._excuse_renewed(codes, pages)
         guilty = np.flatnonzero(codes)
         self._oddities.add("passing", passing)
         if not len(guilty) or self._kernel is None:
@@ -331,11 +323,16 @@ class Checker:
         finally:
             self._judging = False
 
-    def _books(self) -> list[Record]:
-        """All programs that are remembered, the latest first."""
-        return [*reversed(self._records.values()), *reversed(self._retired)]
+    def _excuse_renewed(self, codes: Codes, pages: BatchPages) -> None:
+        """A small buffer may be released and pinned again as the same pages, between two of our looks."""
+        recycled = codes == 1 + PAGE_RULES.index(RECYCLED)
+        if recycled.any() and self._kernel is not None and pages.record.renewed(self._kernel):
+            codes[recycled] = 0
+            pages.record.forget(kind=False)
+            self._oddities.add("pinned-again")
 
     def _note(self, record: Record, look: Look, when: str) -> None:
+        self._counts["thorough"] += 1
         if self._kernel is None or not len(look.changed):
             return
         facts = look.facts.take(look.changed)
@@ -348,9 +345,7 @@ class Checker:
         if self._pins is not None and not self._judging and self._ready():
             released = self._pins.look()
             if released is not None:
-                for record in self._records.values():
-                    if record.learned and among(released, record.pfns).any():
-                        record.forget(kind=False)
+                self._books.released(released)
 
     def _hear_of_pins(self) -> None:
         """As :meth:`_look_at_pins`, where the vCPUs may be stopped to explain what was found."""
@@ -358,7 +353,7 @@ class Checker:
         if self._pins is not None and not self._judging and self._kernel is not None:
             self._judging = True
             try:
-                self._pins.hear(self._books)
+                self._pins.hear(self._books.latest)
             finally:
                 self._judging = False
 
@@ -374,14 +369,14 @@ class Checker:
         """The map of guest memory, or that of struct pages, has changed: build what rests on it again."""
         if self._attachment.follow():
             self._renew()
-            for record in self._records.values():
-                record.forget(kind=False)
+            self._books.forget(kind=False)
         elif self._kernel is None:
             self._forget()
 
     def _forget(self) -> None:
         """Forget what was learnt of the guest; figures and findings stay."""
         self._stops += 1
+        self._doubt = False
         self._renew()
         self._history.clear()
         self._oddities.forget()
@@ -389,16 +384,14 @@ class Checker:
             self._pins.drop()
 
     def _reset(self) -> None:
-        self._records.clear()
-        self._retired.clear()
+        self._books.clear()
         self._attachment.drop("the device was reset and DMA has not been switched on since")
         self._forget()
 
     def _stopped(self) -> None:
         """Buffers may be given back while DMA is off, and their pages may come again in another role."""
         self._stops += 1
-        for record in self._records.values():
-            record.forget(kind=True)
+        self._books.forget(kind=True)
 
     def _still_running(self) -> bool:
         """Whether DMA goes on, once pending register writes are handled, and was not stopped in between."""
@@ -407,14 +400,3 @@ class Checker:
 
     def _breathe(self) -> None:
         self._dma_running()
-
-    def _guard(self, step: Callable[[], None]) -> None:
-        """An observer never raises: guest data that lead nowhere are counted, defects are reported."""
-        try:
-            step()
-        except GuestReadError:
-            self._oddities.add("unreadable")
-        except Exception as error:  # a defect of ours must not stop the device; the run reports it
-            text = f"{type(error).__name__}: {error}"
-            if text not in self._defects and len(self._defects) < 20:
-                self._defects.append(text)

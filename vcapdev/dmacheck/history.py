@@ -12,6 +12,7 @@ from vcapdev.guestmm.pages import PageFacts
 from vcapdev.guestmm.pageview import state_labels
 
 _EVENTS = 512
+_MAX_ROWS = 1 << 17  # of all events together: some 8 MB
 _LINES = 6
 
 
@@ -20,10 +21,19 @@ class History:
 
     def __init__(self) -> None:
         self._events: deque[tuple[str, PageFacts]] = deque(maxlen=_EVENTS)
+        self._rows = 0
 
     def record(self, when: str, facts: PageFacts) -> None:
         """Keep facts that hold only pages whose state has changed; ``when`` is for people."""
+        if len(self._events) == _EVENTS:
+            self._drop()
         self._events.append((when, facts))
+        self._rows += len(facts.pfn)
+        while self._rows > _MAX_ROWS and len(self._events) > 1:
+            self._drop()
+
+    def _drop(self) -> None:
+        self._rows -= len(self._events.popleft()[1].pfn)
 
     def of(self, kernel: Kernel, pfn: int) -> list[tuple[str, str]]:
         """The last changes of one page, oldest first, as ``(when, state)``."""
@@ -41,3 +51,4 @@ class History:
     def clear(self) -> None:
         """Forget everything."""
         self._events.clear()
+        self._rows = 0

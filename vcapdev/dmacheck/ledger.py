@@ -14,7 +14,8 @@ from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE
 from vcapdev.guestmm.pages import Bools, PageFacts, PageSet, Pfns, among
 
-MAX_PAGES = 1 << 14  # pages of one program or batch (64 MB), and pages watched for their release
+MAX_PAGES = 1 << 14  # pages of one program or batch (64 MB)
+MAX_WATCHED = 1 << 16  # pages watched for their release: 32 buffers of the largest size have 17 000
 
 
 def pages_of(address: NDArray[np.uint64], length: NDArray[np.uint64]) -> Pfns:
@@ -25,6 +26,16 @@ def pages_of(address: NDArray[np.uint64], length: NDArray[np.uint64]) -> Pfns:
     if (last > first).any():
         first = np.concatenate([first, _spread(first, last)])
     return distinct(first)[:MAX_PAGES]
+
+
+def too_many(address: NDArray[np.uint64], length: NDArray[np.uint64]) -> bool:
+    """Whether :func:`pages_of` may have left some out."""
+    if len(address) <= MAX_PAGES // 2 and int(length.sum()) <= MAX_PAGES // 2 * PAGE_SIZE:
+        return False
+    some = length > 0
+    first = (address[some] >> np.uint64(PAGE_SHIFT)).astype(np.int64)
+    last = ((address[some] + length[some] - np.uint64(1)) >> np.uint64(PAGE_SHIFT)).astype(np.int64)
+    return int(np.sum(last - first + 1)) > MAX_PAGES and len(pages_of(address, length)) >= MAX_PAGES
 
 
 def distinct(pfns: Pfns) -> Pfns:
@@ -90,6 +101,18 @@ class Record:
         if kind:
             self.kind = ""
 
+    def renewed(self, kernel: Kernel) -> bool:
+        """Whether all pages are pinned with another identity now: the buffer was released and made anew.
+
+        That may happen within one system call (QBUF with another address), and a buffer of a page or two may
+        well get the same frames, and so the very same program. A frame that somebody else got stands out.
+        """
+        pages = PageSet(kernel, self.pfns[self.known])
+        pages.read()
+        facts = pages.facts()
+        moved = (facts.mapping != self.mapping[self.known]) | (facts.index != self.index[self.known])
+        return bool(len(facts.pfn) and (facts.pinned & moved & ~facts.torn & (facts.mapping != 0)).all())
+
     def promise(self, pfns: Pfns) -> Promise:
         """The promise for these pages; pages that the program did not announce have no known identity."""
         if not len(self.pfns):
@@ -153,6 +176,7 @@ class PinTable:
         self._count_word = kernel.layout.refcount // 8
         self._waiting: list[_Columns] = []
         self.version = 0
+        self.refused = 0  # pages that there was no room for
         self._adopt(_Columns.none())
 
     def __len__(self) -> int:
@@ -162,6 +186,8 @@ class PinTable:
         self._columns = columns
         self.pages = PageSet(self._kernel, columns.pfn)
         self._sample = PageSet(self._kernel, columns.pfn[columns.sample])
+        files = (columns.mapping != 0) & ((columns.mapping & np.uint64(1)) == 0)
+        self.of_files = bool(files.any())
         self._last = self._sampled = b""
         self.version += 1
 
@@ -173,7 +199,8 @@ class PinTable:
         rows = np.flatnonzero(facts.pinned & facts.present & ~facts.torn)
         for known in (self._columns, *self._waiting):
             rows = rows[~among(facts.pfn[rows], known.pfn)]
-        if not len(rows) or len(self) + len(rows) > MAX_PAGES:
+        if not len(rows) or len(self) + len(rows) > MAX_WATCHED:
+            self.refused += len(rows)
             return 0, 0
         pfn = facts.pfn[rows]
         clean = ~facts.has(self._dirty_bit)[rows]

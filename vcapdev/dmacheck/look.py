@@ -70,6 +70,7 @@ class Look:
     codes: Codes
     changed: NDArray[np.intp]
     moved: bool = False  # the kernel has moved struct pages: the vmemmap table has to be built again
+    unsure: bool = False  # some pages could not be judged: unreadable, or bad but never at rest
 
     @property
     def bad(self) -> bool:
@@ -94,6 +95,7 @@ class BatchPages:
         "facts",
         "field",
         "pages",
+        "partial",
         "record",
         "size",
         "written_version",
@@ -108,6 +110,7 @@ class BatchPages:
         self.pages = PageSet(kernel, pfns)
         self.count = len(pfns)
         self.size = size
+        self.partial = False  # whether there were too many to look at all
         self.before: Look | None = None
         self.facts: PageFacts | None = None
         self.written_version = self.field = -1
@@ -117,6 +120,10 @@ class BatchPages:
         self._promise: Promise = record.promise(pfns)
         self._good = b""
         self._last: NDArray[np.uint64] | None = None
+
+    def fresh(self, epoch: object, field: int) -> bool:
+        """Whether this was made ready for this very field, and still holds."""
+        return self.epoch is epoch and self.field == field and self.record.learned
 
     def unchanged(self) -> bool:
         """Whether all that matters of the pages is byte for byte what was last judged good."""
@@ -136,27 +143,39 @@ class BatchPages:
         changed = self._changed()
         facts = self.pages.facts()
         look = Look(facts, judge(facts, self._promise, self._setting), changed)
-        if look.bad:
+        if look.bad or facts.torn.any():
             look = self.restudy(changed)
         self.facts = look.facts
-        self._remember(good=not look.bad)
+        self._remember(good=not look.bad and not look.unsure)
         return look
 
     def restudy(self, changed: NDArray[np.intp] | None = None) -> Look:
-        """Read and judge until two reads in a row agree on everything that matters."""
+        """Read and judge until two reads in a row agree on everything that matters.
+
+        A page that never comes to rest is not judged: no rule is certain of it.
+        """
         rows = np.arange(self.count) if changed is None else changed
         before = self.pages.rows.copy()
         for _ in range(_TRIES):
             after = self.pages.read()
-            still = before.shape == after.shape and not ((before ^ after) & self.pages.relevant).any()
             facts = self.pages.facts()
-            codes = judge(facts, self._promise, self._setting)
-            if still:
+            restless = self._restless(before, after, facts)
+            if not restless.any():
                 break
             before = self.pages.rows.copy()
-        bad = facts.pfn[codes != 0][:_MOVED_CHECKS].tolist()
-        moved = not all(self._kernel.vmemmap.still_there(pfn) for pfn in bad)
-        return Look(facts, codes, rows, moved)
+        codes = judge(facts, self._promise, self._setting)
+        unsure = facts.torn | (restless & (codes != 0))
+        suspects = facts.pfn[(codes != 0) | facts.torn][:_MOVED_CHECKS].tolist()
+        codes[restless] = 0
+        moved = not all(self._kernel.vmemmap.still_there(pfn) for pfn in suspects)
+        return Look(facts, codes, rows, moved, bool(unsure.any()))
+
+    def _restless(self, before: Rows, after: Rows, facts: PageFacts) -> Bools:
+        """Pages that differ between two reads, in themselves or in the head that ``facts`` are of."""
+        if before.shape != after.shape or after.shape != self.pages.rows.shape:
+            return np.ones(self.count, dtype=bool)
+        different: Bools = np.any((before ^ after) & self.pages.relevant, axis=1)
+        return different[: self.count] | (facts.large & bool(different[self.count :].any()))
 
     def _changed(self) -> NDArray[np.intp]:
         rows = self.pages.rows

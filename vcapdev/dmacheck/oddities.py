@@ -19,6 +19,8 @@ class Oddities:
     These three count a page each time that it enters the state. ``raced-with-stop``: found bad, but the
     driver had stopped DMA by then; ``release-seen-late``: released, and cleaned or given away
     before that was seen;
+    ``pinned-again``: a whole buffer released and pinned anew at once; ``unwatched``: too many pinned pages to
+    watch them for their release;
     ``passing``: bad at only one of two looks; ``unreadable``: guest data that led nowhere.
     """
 

@@ -16,7 +16,7 @@ from vcapdev.dmacheck.oddities import Oddities
 from vcapdev.dmacheck.rules import NOT_DIRTIED, PIN_LEAK
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.pages import Bools, PageFacts, Pfns
-from vcapdev.guestmm.vmstat import PinCounters, read_pin_counters
+from vcapdev.guestmm.vmstat import PinCounters, read_pages_written, read_pin_counters
 
 Books = Callable[[], Iterable[Record]]  # all programs that are remembered, the latest first
 
@@ -33,6 +33,7 @@ class Releases:
         known: PinCounters | None = former._at_attach if former is not None else None
         self._at_attach: PinCounters | None = known if known is not None else read_pin_counters(kernel)
         self._latest: PinCounters | None = None
+        self._written: int | None = None  # pages of files written back, before the last look
 
     def drop(self) -> None:
         """The guest has gone: its pins are no more."""
@@ -41,7 +42,9 @@ class Releases:
 
     def admit(self, facts: PageFacts, record: Record) -> None:
         """Watch the pinned pages of a program."""
+        refused = self.table.refused
         new, clean = self.table.add(facts, record.ends)
+        self._oddities.add("unwatched", self.table.refused - refused)
         self._figures["watched"] += new
         self._figures["clean_at_pin"] += clean
 
@@ -51,10 +54,13 @@ class Releases:
         What breaks a rule waits for :meth:`hear`: this is called from within register writes as well, where
         the vCPUs cannot be stopped because one of them may be waiting for the device.
         """
+        written = read_pages_written(self._kernel) if self.table.of_files else None
         release = self.table.look()
+        if release is not None:
+            self._judge(release)
+        self._written = written
         if release is None:
             return None
-        self._judge(release)
         return release.facts.pfn[release.rows]
 
     def hear(self, books: Books) -> None:
@@ -100,16 +106,19 @@ class Releases:
         return doubtful
 
     def _cleaned_file_pages(self, release: Release) -> Bools:
-        """File pages that are clean may have been written back already.
+        """File pages that are clean may have been dirtied at their release, and written back already.
 
-        That takes a set_page_dirty first, which also dirties its neighbours of the same release: where any
-        page of it is dirty or on its way out, the clean ones may have been quicker.
+        That is ruled out where the kernel has finished writing back not one page since before the last look
+        at them while pinned, and is not about to begin.
         """
         facts, rows, bit = release.facts, release.rows, self._kernel.flags.bit
-        of_file = ~facts.anon & (facts.mapping != 0) & ~facts.has(bit("swapbacked"))
-        moving = facts.has(bit("dirty") | bit("writeback"))
-        result: Bools = of_file[rows] & bool((of_file & moving)[rows].any())
-        return result
+        of_file: Bools = (~facts.anon & (facts.mapping != 0) & ~facts.has(bit("swapbacked")))[rows]
+        if not of_file.any():
+            return of_file
+        moving = facts.has(bit("dirty") | bit("writeback") | bit("locked"))[rows] & of_file
+        now = read_pages_written(self._kernel)
+        quiet = now is not None and now == self._written and not moving.any()
+        return np.zeros_like(of_file) if quiet else of_file
 
     def settle(self, books: Books, *, final: bool) -> dict[str, Any]:
         """See :meth:`vcapdev.dmacheck.checker.Checker.settle`."""
@@ -140,7 +149,8 @@ class Releases:
         if counters is None or base is None:
             return 0, ""
         text = f"nr_foll_pin_acquired {counters.acquired}, nr_foll_pin_released {counters.released}"
-        return counters.outstanding - base.outstanding, f"{text}; outstanding at attach {base.outstanding}"
+        text += f"; outstanding at attach {base.outstanding}; whoever else pins pages counts as well"
+        return counters.outstanding - base.outstanding, text
 
     def _grown(self, counters: PinCounters | None) -> bool:
         """Whether more pins are out than when the first ones were seen.

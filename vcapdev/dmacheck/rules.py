@@ -229,7 +229,7 @@ PAGE_RULES: tuple[PageRule, ...] = (
 )
 NOT_DIRTIED, PIN_LEAK = NotDirtied(), PinLeak()
 ALL_RULES: tuple[Rule, ...] = (*PAGE_RULES, NOT_DIRTIED, PIN_LEAK)
-OUTSIDE_RAM = PAGE_RULES[0]
+OUTSIDE_RAM, RECYCLED = PAGE_RULES[0], PAGE_RULES[4]
 _ALWAYS = np.array([False, *(rule.certainty == ALWAYS for rule in PAGE_RULES)])
 
 

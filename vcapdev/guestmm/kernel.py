@@ -57,6 +57,11 @@ class Kernel:
         """As ``uname -r`` prints it."""
         return self.note.release
 
+    @property
+    def identity(self) -> tuple[int, bytes]:
+        """Differs between kernels that were booted one after the other, unless at the very same place."""
+        return self.table.top, self.note.text
+
     def symbol_u64(self, name: str) -> int | None:
         """The 64-bit value of a kernel variable; None when it has no symbol or cannot be read."""
         address = self.symbols.address(name)

@@ -45,6 +45,19 @@ def read_pin_counters(kernel: Kernel) -> PinCounters | None:
         return None
 
 
+def read_pages_written(kernel: Kernel) -> int | None:
+    """How many pages of files have been written back since boot (NR_WRITTEN); None when unknown.
+
+    A CPU may fold its share into the total while it is read, and so hide it: the greater of two reads counts.
+    """
+    try:
+        items = kernel.btf.find("node_stat_item", Kind.ENUM, Kind.ENUM64)
+        item = kernel.btf.enumerators(items.id).get("NR_WRITTEN") if items is not None else None
+        return None if item is None else max(node_stat(kernel, item), node_stat(kernel, item))
+    except (GuestReadError, BtfError):
+        return None
+
+
 def node_stat(kernel: Kernel, item: int) -> int:
     """One item of ``enum node_stat_item``, summed over nodes and CPUs.
 

@@ -87,7 +87,9 @@ class Card:
         A driver that has switched bus mastering on runs in a kernel that has booted far enough.
         """
         now = self.reactor.now()
-        if self.config.bus_master and not self.checker.attached and now >= self._next_attach:
+        if not self.config.bus_master:
+            self.checker.doubt()  # the kernel is on its way down, or the driver was unloaded
+        elif not self.checker.attached and now >= self._next_attach:
             self.checker.attach()
             self._next_attach = self.reactor.now() + _ATTACH_AGAIN
         self.checker.poll()
