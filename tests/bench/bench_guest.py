@@ -19,9 +19,9 @@ from typing import Any
 def measure() -> dict[str, float]:
     """Six runs of ``vcapdev run`` without memory pressure."""
     figures: dict[str, float] = {"bad_frames": 0}
-    for clock, fourcc in (("real", "YUYV"), ("real", "RGB4"), ("fast", "YUYV"), ("fast", "RGB4")):
+    for clock, fourcc in (("paced", "YUYV"), ("paced", "RGB4"), ("fast", "YUYV"), ("fast", "RGB4")):
         report = _run(
-            clock, fourcc, 250 if clock == "real" else 1000, "userptr" if clock == "real" else "mmap"
+            clock, fourcc, 250 if clock == "paced" else 1000, "userptr" if clock == "paced" else "mmap"
         )
         seen = report["frames"]
         figures["bad_frames"] += seen["damaged"] + (seen["torn"] if clock == "fast" else 0)

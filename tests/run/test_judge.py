@@ -67,8 +67,14 @@ CASES = [
     Case(
         "torn, but the handler was not awaited",
         GUEST,
-        "a slow host may have torn them",
+        "2 frames arrived damaged, but the card had waited",
         {"frames.torn": 2, "frames.intact": 8, "device": {"handshake_timeouts": 1}},
+    ),
+    Case(
+        "damaged on the real clock",
+        GUEST,
+        "the real clock does not wait",
+        {"frames.damaged": 1, "frames.intact": 9, "settings": {"clock": "real"}},
     ),
     Case("guest failed", GUEST, "Failed: QEMU was killed", {"failure": "QEMU was killed"}),
     Case("not attached", GUEST, "no BTF", {"dma.checker": "no BTF"}),
