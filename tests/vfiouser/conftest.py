@@ -106,8 +106,10 @@ def no_leaks() -> Iterator[None]:
     before = resources()
     yield
     if resources() != before:
-        gc.collect()  # a test's own socket may hang in a traceback
-    assert resources() == before
+        gc.collect()  # a test's own socket may hang in a traceback, or what another module left is gone now
+    after = resources()
+    assert after[0] <= before[0]
+    assert after[1] <= before[1]
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def still_serves(served):
     client.close()
     served.pump()
     assert resources()[0] <= before[0], "no descriptor stays"
-    assert resources()[1] == 0, "no mapping stays"
+    assert resources()[1] <= before[1], "no mapping stays"
 
 
 def read_replies(served):
