@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The checker's view of pages agrees with the guest kernel's own (/proc/kpageflags, kpagecount, pagemap).
+
+Also with address-space randomisation, which only a guest booted from its compressed kernel has.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vcapdev.errors import ExitStatus
+from vcapdev.guestmm.kernel import Kernel, attach
+from vcapdev.guestmm.memory import GuestMemory
+from vcapdev.guestmm.owners import find_owners
+from vcapdev.guestmm.pages import PageFacts, PageSet
+from vcapdev.guestmm.pageview import page_kinds
+from vcapdev.image.programs import build_programs
+from vcapdev.progress import Silent
+from vcapdev.run.command import finish
+from vcapdev.run.options import RunOptions
+from vcapdev.run.prepare import Prepared
+from vcapdev.run.screen import Screen
+from vcapdev.run.session import Session
+from vcapdev.vm.machine import Vm
+
+pytestmark = pytest.mark.guest
+
+# Documentation/admin-guide/mm/pagemap.rst
+SLAB, BUDDY, ANON, SWAPBACKED, TABLE, RESERVED = 7, 10, 12, 14, 26, 32
+DEFAULT_VMEMMAP = -(0x160000000000)  # 0xffffea0000000000, Documentation/x86/x86_64/mm.rst
+
+
+@dataclass
+class Segment:
+    """One segment of a ``vcapdev.dma.MemoryMap``."""
+
+    start: int
+    size: int
+    data: NDArray[np.uint8]
+    fd: int
+    fd_offset: int
+    writable: bool = False
+
+
+class OneFile:
+    """Guest RAM below 2 GiB: one file, mapped at address 0."""
+
+    generation = 1
+
+    def __init__(self, fd: int, data: NDArray[np.uint8]) -> None:
+        self.segments = [Segment(0, len(data), data, fd, 0)]
+
+
+@contextmanager
+def memory_of(vm: Vm) -> Iterator[GuestMemory]:
+    """A running guest's RAM, as a device process has it mapped."""
+    places = [path for path in Path(f"/proc/{vm.pid}/fd").iterdir() if "memfd:" in os.readlink(path)]
+    ram = max(places, key=lambda path: path.stat().st_size)
+    fd = os.open(ram, os.O_RDONLY)
+    try:
+        mapping = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+        yield GuestMemory(OneFile(fd, np.frombuffer(mapping, dtype=np.uint8)))  # type: ignore[arg-type]
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture(scope="module")
+def kernel(guest: Vm) -> Iterator[Kernel]:
+    with memory_of(guest) as memory:
+        yield attach(memory)
+
+
+def look(kernel: Kernel, *pfns: int) -> PageFacts:
+    pages = PageSet(kernel, np.array(pfns, dtype=np.int64))
+    pages.read()
+    return pages.facts()
+
+
+def test_pages_of_a_program(guest: Vm, kernel: Kernel) -> None:
+    """Kind, map count and owner of a few pages that are known to the byte."""
+    assert guest.agent is not None
+    path = build_programs(["vcap-pages"], Silent(), sources=Path(__file__).parent / "src")["vcap-pages"]
+    guest.agent.push(path, "/tmp/vcap-pages", mode=0o755)
+    lines: list[list[str]] = []
+    process = guest.agent.spawn(["/tmp/vcap-pages"], on_stdout=lambda line: lines.append(line.split()))
+    try:
+        guest.agent.wait_for(lambda: bool(lines) and lines[-1][0] == "ready", 60, "the pages")
+        told = {name: tuple(map(int, rest)) for name, *rest in lines}
+        pid = told.pop("ready")[0]
+        names = list(told)
+        facts = look(kernel, *(told[name][1] for name in names))
+        kinds = dict(zip(names, page_kinds(kernel, facts), strict=True))
+        maps = dict(zip(names, (facts.mapcount + 1).tolist(), strict=True))
+        assert kinds == {
+            "zero": "zero page",
+            "anon": "anonymous page",
+            "locked": "anonymous page",
+            "forked": "anonymous page",
+            "shared": "shmem page",
+        }
+        del maps["zero"]  # it is not counted
+        assert maps == {name: told[name][3] for name in maps}
+        assert (maps["anon"], maps["forked"], maps["shared"]) == (1, 2, 2)
+        assert not facts.pinned.any()
+        place = names.index("anon")
+        owners = find_owners(kernel, int(facts.mapping[place]), int(facts.index[place]))
+        assert (pid, "vcap-pages", told["anon"][0]) in [(o.pid, o.comm, o.address) for o in owners]
+        mine = next(owner for owner in owners if owner.pid == pid)
+        assert mine.pte is not None
+        assert mine.pte.pfn == told["anon"][1]
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+def words(guest: Vm, path: str) -> NDArray[np.uint64]:
+    assert guest.agent is not None
+    data = guest.agent.pull(path)
+    return np.frombuffer(data[: len(data) // 8 * 8], dtype=np.uint64)
+
+
+def test_all_pages_of_the_guest(guest: Vm, kernel: Kernel) -> None:
+    """What the kernel calls free, slab, page table, reserved or anonymous is that for the checker, too.
+
+    Pages that change between two readings of the kernel's file are left out.
+    """
+    before = words(guest, "/proc/kpageflags")
+    count = min(len(before), kernel.vmemmap.pages)
+    facts = look(kernel, *range(count))
+    after = words(guest, "/proc/kpageflags")[:count]
+    kinds = np.array(page_kinds(kernel, facts))
+    anon = np.char.startswith(kinds, "anonymous")
+    asked = sum(1 << bit for bit in (SLAB, BUDDY, ANON, TABLE, RESERVED))
+    steady = (before[:count] & np.uint64(asked)) == (after & np.uint64(asked))
+    assert np.count_nonzero(steady) > count * 0.9
+    for bit, ours, least in (
+        (SLAB, kinds == "slab page", 500),
+        (TABLE, kinds == "page table", 5),
+        (RESERVED, (kinds == "reserved page") | (kinds == "zero page"), 100),
+        (ANON, anon, 100),
+    ):
+        theirs = (after >> np.uint64(bit) & np.uint64(1)) != 0
+        wrong = np.flatnonzero((ours != theirs) & steady)
+        assert np.count_nonzero(theirs) >= least
+        assert len(wrong) <= 8, (bit, wrong[:10], kinds[wrong[:10]])  # a few may have gone and come between
+    buddy = (after >> np.uint64(BUDDY) & np.uint64(1)) != 0
+    assert np.count_nonzero(buddy) > count // 4
+    wrong = np.flatnonzero(buddy & steady & (kinds != "free page"))
+    assert len(wrong) <= 8, (wrong[:10], kinds[wrong[:10]])
+    held = (after & np.uint64(1 << SLAB | 1 << ANON | 1 << TABLE | 1 << SWAPBACKED)) != 0
+    assert np.count_nonzero(held & steady & (kinds == "free page")) <= 8
+
+
+def test_a_kernel_at_a_random_place_is_found_and_judged(prepared: Prepared) -> None:
+    """A run that starts the compressed kernel as it is: its decompressor chooses where all of it lies."""
+    options = RunOptions(width=320, height=240, frames=10, swap="none", pressure="none", clock="fast", pool=6)
+    compressed = replace(prepared, kernel=prepared.guest.kernel)
+    with Placed(options, compressed, Screen(io.StringIO())) as session:
+        status = finish(session)
+    assert status is ExitStatus.CLEAN, session.report.sentence
+    assert session.report.dma.checker == "attached"
+    assert session.report.dma.pages_checked > 0
+    assert session.kernel_offset >= 0
+    # Either may by chance be where it is without randomisation, but not both.
+    assert (session.kernel_offset, session.vmemmap) != (0, DEFAULT_VMEMMAP & (1 << 64) - 1)
+
+
+class Placed(Session):
+    """A run that notes where the kernel lies."""
+
+    kernel_offset = vmemmap = -1
+
+    def _settle(self, agent: object) -> None:
+        with memory_of(self.vm) as memory:
+            kernel = attach(memory)
+            self.kernel_offset, self.vmemmap = kernel.note.kernel_offset, kernel.vmemmap.base
+        super()._settle(agent)  # type: ignore[arg-type]
