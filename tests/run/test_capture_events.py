@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from vcapdev.errors import GuestError, UsageError
 from vcapdev.report.model import Frames
-from vcapdev.run.capture import Capture, Stall, capture_command, explain_exit
+from vcapdev.run.capture import Capture, Stall, capture_command, explain_exit, vmstat
 from vcapdev.run.options import RunOptions
 
 
@@ -44,6 +45,11 @@ def test_nonsense_from_the_guest_changes_nothing(line: str) -> None:
     capture = Capture()
     capture.line(line)
     assert capture.frames == Frames()
+
+
+def test_a_vmstat_of_nonsense_gives_what_can_be_read() -> None:
+    text = b"pswpin 5\npswpout\nx -1\n\xff 3 4\nnr_foll_pin_acquired " + b"9" * 5000 + b"\npswpout 7\n"
+    assert vmstat(SimpleNamespace(pull=lambda path: text)) == {"pswpin": 5, "pswpout": 7}  # type: ignore[arg-type]
 
 
 def test_a_counter_that_stands_still_is_noticed() -> None:

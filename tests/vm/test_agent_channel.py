@@ -14,16 +14,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from vcapdev.vm import agent as wire
-from vcapdev.vm.agent import (
-    Agent,
-    AgentError,
-    AgentGoneError,
-    Decoder,
-    Frame,
-    GuestTimeoutError,
-    encode,
-)
+from vcapdev.vm import agent as channel
+from vcapdev.vm import frames as wire
+from vcapdev.vm.agent import Agent, AgentError, AgentGoneError, GuestTimeoutError
+from vcapdev.vm.frames import Decoder, Frame, encode
 
 
 class FakeGuest(threading.Thread):
@@ -185,6 +179,36 @@ def test_a_refused_file(guest) -> None:
         agent.pull("/x")
 
 
+def test_a_file_without_end_is_given_up(guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest that does not stop sending must not fill the host's memory."""
+    monkeypatch.setattr(channel, "_LARGEST_FILE", 1 << 20)
+    piece = bytes(wire.MAX_PAYLOAD)
+    agent, _ = guest(lambda frame: encode(Frame(frame.id, wire.DATA, piece)) * 33)
+    with pytest.raises(AgentError, match=r"cannot read /x: it has more than 1 MiB"):
+        agent.pull("/x")
+
+
+def test_a_line_without_end_comes_in_pieces(guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "_LONGEST_LINE", 100)
+    lines: list[str] = []
+    agent, _ = guest(exits(0, b"x" * 101 + b"\nrest"))
+    agent.run(["prog"], timeout=10, on_stdout=lines.append)
+    assert lines == ["x" * 101, "rest"]
+    lines.clear()
+    agent, _ = guest(
+        lambda frame: b"".join(
+            encode(Frame(frame.id, kind, payload))
+            for kind, payload in [
+                (wire.SPAWNED, bytes(4)),
+                *[(wire.STDOUT, b"y" * 60)] * 4,
+                (wire.EXITED, bytes(4)),
+            ]
+        )
+    )
+    agent.run(["prog"], timeout=10, on_stdout=lines.append)
+    assert lines == ["y" * 120, "y" * 120]
+
+
 def test_kernel_log_records_arrive_while_something_else_is_waited_for(guest) -> None:
     records: list[bytes] = []
     agent, _ = guest(
@@ -199,6 +223,14 @@ def test_greeting(guest) -> None:
     hello = {"version": wire.VERSION, "release": "6.1.0-56-amd64"}
     agent, _ = guest(lambda frame: encode(Frame(frame.id, wire.HELLO, json.dumps(hello).encode())))
     assert agent.greet(10) == hello
+
+
+def test_a_greeting_of_nonsense_is_none(guest) -> None:
+    agent, _ = guest(
+        lambda frame: b"".join(encode(Frame(1, wire.HELLO, t)) for t in (b"[" * 30000, b"7", b"\xff"))
+    )
+    with pytest.raises(GuestTimeoutError):
+        agent.greet(0.5)
 
 
 def test_an_agent_of_another_version_is_refused(guest) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ SAVED = "/tmp/frame"
 _MAX_BAD = 50  # damaged places that a report keeps
 _HOG_PERCENT = 100  # of the available memory: the rest of it has to be swapped
 _STALL = 90.0  # seconds without a single new frame after which a capture is given up
+
+_NUMBER = re.compile(r"[0-9]{1,20}")
 
 Json = dict[str, Any]
 
@@ -121,9 +124,10 @@ def end_hog(hog: Process | None) -> None:
 
 
 def vmstat(agent: Agent) -> dict[str, int]:
-    """The guest's /proc/vmstat."""
-    lines = agent.pull("/proc/vmstat").decode().splitlines()
-    return {name: int(value) for name, value in (line.split() for line in lines)}
+    """The guest's /proc/vmstat; what does not look like it is let pass: the guest is not trusted."""
+    lines = agent.pull("/proc/vmstat").decode("ascii", "replace").splitlines()
+    words = (line.split() for line in lines)
+    return {pair[0]: int(pair[1]) for pair in words if len(pair) == 2 and _NUMBER.fullmatch(pair[1])}
 
 
 def explain_exit(status: int, stderr: str, frames: Frames) -> str | None:

@@ -19,16 +19,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vcapdev.errors import GuestError
+from vcapdev.vm import frames as wire
+from vcapdev.vm.frames import Decoder, Frame, encode
 
-MAGIC = 0x31414356
-VERSION = 1
-MAX_PAYLOAD = 32768
-_HEADER = struct.Struct("<IIIHH")
 _TURN = 0.1  # seconds a pump waits at most before the watcher looks again
 _KEEP_OUTPUT = 4 << 20  # bytes of a process's output that are kept; the newest win
-
-HELLO, SPAWN, SIGNAL, PUSH, PULL, DATA, END = 1, 2, 3, 4, 5, 6, 7
-SPAWNED, STDOUT, STDERR, EXITED, DONE, ERROR, KMSG, KMSG_LOST = 16, 17, 18, 19, 20, 21, 22, 23
+_LONGEST_LINE = 1 << 20  # bytes; a longer one is given out in pieces
+_LARGEST_FILE = 256 << 20  # bytes; the guest is not trusted to end
 
 LineCallback = Callable[[str], None]
 
@@ -45,74 +42,12 @@ class AgentGoneError(GuestError):
     """The channel was closed: QEMU ended."""
 
 
-class Frame(NamedTuple):
-    """One message of the channel."""
-
-    id: int
-    type: int
-    payload: bytes = b""
-
-
 class Result(NamedTuple):
     """What a command left behind."""
 
     status: int  # exit status, or minus the number of the signal that ended it
     stdout: str
     stderr: str
-
-
-def _check(length: int, ident: int, kind: int) -> int:
-    x = length ^ (ident * 0x9E3779B1 & 0xFFFFFFFF) ^ (kind << 8) ^ 0x5643
-    return (x ^ (x >> 16)) & 0xFFFF
-
-
-def encode(frame: Frame) -> bytes:
-    """A frame as bytes.
-
-    :raise ValueError: when its payload is longer than ``MAX_PAYLOAD``.
-    """
-    length = len(frame.payload)
-    if length > MAX_PAYLOAD:
-        raise ValueError(f"payload of {length} bytes")
-    return (
-        _HEADER.pack(MAGIC, length, frame.id, frame.type, _check(length, frame.id, frame.type))
-        + frame.payload
-    )
-
-
-class Decoder:
-    """Finds frames in a stream; whatever is not a frame is skipped and counted."""
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-        self.junk = 0  # bytes skipped so far
-
-    def feed(self, data: bytes) -> list[Frame]:
-        """Add what arrived; the frames that are complete by now."""
-        self._data += data
-        frames = []
-        while (frame := self._next()) is not None:
-            frames.append(frame)
-        return frames
-
-    def _next(self) -> Frame | None:
-        while len(self._data) >= _HEADER.size:
-            magic, length, ident, kind, check = _HEADER.unpack_from(self._data)
-            if magic != MAGIC or length > MAX_PAYLOAD or check != _check(length, ident, kind):
-                self._skip_junk()
-                continue
-            if len(self._data) < _HEADER.size + length:
-                return None
-            payload = bytes(self._data[_HEADER.size : _HEADER.size + length])
-            del self._data[: _HEADER.size + length]
-            return Frame(ident, kind, payload)
-        return None
-
-    def _skip_junk(self) -> None:
-        at = self._data.find(MAGIC.to_bytes(4, "little"), 1)
-        skip = at if at >= 0 else max(1, len(self._data) - 3)
-        self.junk += skip
-        del self._data[:skip]
 
 
 class _Stream:
@@ -130,6 +65,8 @@ class _Stream:
         *lines, self._partial = (self._partial + data).split(b"\n")
         for line in lines:
             self._emit(line)
+        if len(self._partial) > _LONGEST_LINE:
+            self.finish()
 
     def finish(self) -> None:
         if self._partial:
@@ -179,7 +116,7 @@ class Process:
     def kill(self, number: int = signal.SIGTERM) -> None:
         """Send a signal to its process group; nothing happens when it has ended."""
         if self.status is None:
-            self._agent.send(Frame(self._id, SIGNAL, struct.pack("<I", number)))
+            self._agent.send(Frame(self._id, wire.SIGNAL, struct.pack("<I", number)))
 
 
 class _Transfer:
@@ -227,11 +164,13 @@ class Agent:
 
         :raise GuestTimeoutError: when it does not answer within ``timeout`` seconds.
         """
-        self.send(Frame(self._new_id(), HELLO))
+        self.send(Frame(self._new_id(), wire.HELLO))
         self.wait_for(lambda: self.hello is not None, timeout, "the guest to boot")
         assert self.hello is not None
-        if self.hello.get("version") != VERSION:
-            raise AgentError(f"the guest's agent speaks version {self.hello.get('version')}, not {VERSION}")
+        if self.hello.get("version") != wire.VERSION:
+            raise AgentError(
+                f"the guest's agent speaks version {self.hello.get('version')}, not {wire.VERSION}"
+            )
         return self.hello
 
     def spawn(
@@ -250,7 +189,7 @@ class Agent:
         process = Process(self, ident, argv, _Stream(on_stdout), _Stream(on_stderr))
         transfer = self._transfers[ident] = _Transfer()
         self._processes[ident] = process
-        self.send(Frame(ident, SPAWN, b"".join(word.encode() + b"\0" for word in argv)))
+        self.send(Frame(ident, wire.SPAWN, b"".join(word.encode() + b"\0" for word in argv)))
         try:
             self._finish(ident, transfer, timeout, f"start {argv[0]}")
         except GuestError:
@@ -287,10 +226,10 @@ class Agent:
         data = local.read_bytes() if isinstance(local, Path) else local
         ident = self._new_id()
         transfer = self._transfers[ident] = _Transfer()
-        self.send(Frame(ident, PUSH, struct.pack("<I", mode) + remote.encode() + b"\0"))
-        for at in range(0, len(data), MAX_PAYLOAD):
-            self.send(Frame(ident, DATA, data[at : at + MAX_PAYLOAD]))
-        self.send(Frame(ident, END))
+        self.send(Frame(ident, wire.PUSH, struct.pack("<I", mode) + remote.encode() + b"\0"))
+        for at in range(0, len(data), wire.MAX_PAYLOAD):
+            self.send(Frame(ident, wire.DATA, data[at : at + wire.MAX_PAYLOAD]))
+        self.send(Frame(ident, wire.END))
         self._finish(ident, transfer, timeout, f"write {remote}")
 
     def pull(self, remote: str, *, timeout: float = 60.0) -> bytes:
@@ -300,7 +239,7 @@ class Agent:
         """
         ident = self._new_id()
         transfer = self._transfers[ident] = _Transfer()
-        self.send(Frame(ident, PULL, remote.encode() + b"\0"))
+        self.send(Frame(ident, wire.PULL, remote.encode() + b"\0"))
         self._finish(ident, transfer, timeout, f"read {remote}")
         return bytes(transfer.data)
 
@@ -385,11 +324,11 @@ class Agent:
             self.closed = True
 
     def _dispatch(self, frame: Frame) -> None:
-        if frame.type == KMSG:
+        if frame.type == wire.KMSG:
             self._on_kmsg(frame.payload)
-        elif frame.type == KMSG_LOST:
+        elif frame.type == wire.KMSG_LOST:
             self._on_lost()
-        elif frame.type == HELLO:
+        elif frame.type == wire.HELLO:
             self._take_hello(frame.payload)
         elif frame.id in self._processes:
             self._process_frame(self._processes[frame.id], frame)
@@ -399,19 +338,19 @@ class Agent:
     def _take_hello(self, payload: bytes) -> None:
         try:
             hello = json.loads(payload)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         if isinstance(hello, dict):
             self.hello = hello
 
     def _process_frame(self, process: Process, frame: Frame) -> None:
-        if frame.type == STDOUT:
+        if frame.type == wire.STDOUT:
             process._out.add(frame.payload)
-        elif frame.type == STDERR:
+        elif frame.type == wire.STDERR:
             process._err.add(frame.payload)
-        elif frame.type == SPAWNED and len(frame.payload) == 4:
+        elif frame.type == wire.SPAWNED and len(frame.payload) == 4:
             (process.pid,) = struct.unpack("<I", frame.payload)
-        elif frame.type == EXITED and len(frame.payload) == 4:
+        elif frame.type == wire.EXITED and len(frame.payload) == 4:
             process._out.finish()
             process._err.finish()
             (process.status,) = struct.unpack("<i", frame.payload)
@@ -419,10 +358,13 @@ class Agent:
 
     @staticmethod
     def _transfer_frame(transfer: _Transfer, frame: Frame) -> None:
-        if frame.type == DATA:
-            transfer.data += frame.payload
-        elif frame.type in (END, DONE, SPAWNED):
+        if frame.type == wire.DATA and len(transfer.data) + len(frame.payload) > _LARGEST_FILE:
+            transfer.error = f"it has more than {_LARGEST_FILE >> 20} MiB"
             transfer.over = True
-        elif frame.type == ERROR:
+        elif frame.type == wire.DATA:
+            transfer.data += frame.payload
+        elif frame.type in (wire.END, wire.DONE, wire.SPAWNED):
+            transfer.over = True
+        elif frame.type == wire.ERROR:
             transfer.error = frame.payload[4:].decode("utf-8", "replace")
             transfer.over = True
