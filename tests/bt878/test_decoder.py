@@ -215,6 +215,8 @@ def test_setup_takes_each_fields_bits() -> None:
     bench.write("COLOR_FMT", 0x48)
     bench.write("COLOR_CTL", 0x10 | 0x08 | 0x01)
     bench.write("CAP_CTL", 0x06)
+    assert not bench.decoder.setup(True).capture_vbi, "VBI acts from the next frame on"
+    bench.decoder.start_field(False)
     odd, even = bench.decoder.setup(False), bench.decoder.setup(True)
     assert (odd.format, even.format) == (4, 8)
     assert (odd.swap_words, odd.swap_bytes, even.swap_words, even.swap_bytes) == (True, False, False, True)

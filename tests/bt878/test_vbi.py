@@ -144,3 +144,32 @@ def test_a_masked_interrupt_holds_nothing_back() -> None:
     rc.time.advance(0.2)
     assert driver.chip.stats.handshake_timeouts == 0
     assert IntStat.RISCS.get(driver.chip.bar_read(INT_STAT, 4)) == 1
+
+
+def test_vbi_that_no_program_takes_spoils_one_frame_only() -> None:
+    """bttv switches VBI on before it hooks the programs: video's SYNC FM1 then meets VBI lines.
+
+    The field's program is cut short, but the loop waits for the field's end: odd lines stay in odd buffers.
+    """
+    rc = RootComplex()
+    driver = Driver(rc, rc.chip())
+    driver.geometry(320, 240)
+    driver.format(4)
+    driver.chip.bar_write(VBI_PACK_SIZE, 4, 0xFF)
+    driver.chip.bar_write(VBI_PACK_DEL, 4, 1)
+    targets = [rc.allocate(640 * 120) for _ in range(2)]
+    for slot, target in zip((Driver.O_FIELD, Driver.E_FIELD), targets, strict=True):
+        code = [word for n in range(120) for word in (WRITE | SOL | EOL | 640, target + n * 640)]
+        driver.hook(slot, code, 1 if slot == Driver.E_FIELD else 0)
+    driver.start(0xF)
+    for _ in range(2):
+        driver.frame()
+    driver.chip.bar_write(CAP_CTL, 4, 3)
+    for _ in range(2):
+        driver.frame()
+    frame = driver.chip.frame
+    for field, target in enumerate(targets):
+        tag = rc.memory.at(target + 640 * 119, 16).tobytes()
+        assert (tag[4], tag[6], tag[7], tag[12:]) == (119, field, 0, b"VCAP")
+        assert int.from_bytes(tag[:4], "little") == frame
+    assert driver.chip.stats.lost_fields == 0

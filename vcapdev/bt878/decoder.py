@@ -90,6 +90,7 @@ class Decoder:
         self._iform = registers.cell("IFORM")
         self._fields = (_FieldCells(registers, "O_"), _FieldCells(registers, "E_"))
         self._unplugged: set[int] = set()
+        self._vbi_switches = 0  # CAP_CTL when the frame began
         self._xci = registers.get("PLL_XCI")
         registers.bind(self)
         self._present = self.signal
@@ -97,6 +98,7 @@ class Decoder:
     def reset(self) -> None:
         """As after power-on (signals stay as they are); call it after the register file's reset."""
         self.even = False
+        self._vbi_switches = 0
         self._settle()
 
     # The signal.
@@ -140,8 +142,13 @@ class Decoder:
     # Fields.
 
     def start_field(self, even: bool) -> None:
-        """A field begins: FIELD in both status registers, VSYNC, and HSYNC for its first line."""
+        """A field begins: FIELD in both status registers, VSYNC, and HSYNC for its first line.
+
+        Switches of VBI act for whole frames (page 2-25): bttv turns them on before it hooks its VBI programs.
+        """
         self.even = even
+        if not even:
+            self._vbi_switches = self._registers.get("CAP_CTL")
         self._status.value = IntStat.FIELD.put(self._status.value, even)
         self._latch(IntStat.VSYNC.mask | IntStat.HSYNC.mask)
 
@@ -163,7 +170,7 @@ class Decoder:
             swap_bytes=bool(color & byte.mask),
             swap_words=bool(color & word.mask),
             capture_video=bool(capture & video.mask),
-            capture_vbi=bool(capture & vbi.mask),
+            capture_vbi=bool(self._vbi_switches & vbi.mask),
         )
 
     def geometry(self, even: bool) -> Geometry:

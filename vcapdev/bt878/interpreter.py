@@ -135,7 +135,9 @@ class Interpreter:
         if operand not in SYNC_OPERANDS:
             return self._fatal(IntStat.OCERR.mask)
         self.aborting_line = False
-        if self.aborting and self.fifo.head() != operand:
+        # Past the end of a field the program runs on to the SYNC for it. Before video, which a program of too
+        # many VBI lines meets, any SYNC goes on: bttv's loop must not pass its SYNC VRE within a field.
+        if self.aborting and self.fifo.head() not in (operand, *_MODES):
             self.pc += 8
             return True
         self.aborting = False
