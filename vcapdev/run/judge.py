@@ -52,7 +52,7 @@ def _unchecked(report: RunReport) -> str | None:
     if dma.checker != "attached":
         return f"the checker could not judge anything: {dma.checker}"
     if dma.unchecked:
-        return f"{dma.unchecked} of the card's writes came before the checker was ready"
+        return f"{dma.unchecked} of the card's writes could not be checked: too early, or pages without sense"
     return None if dma.pages_checked else "the checker was attached, but no page was written to"
 
 
