@@ -51,8 +51,9 @@ def script(path: Path, text: str = "") -> None:
 
 def fake_machine(path: Path, pip: str) -> None:
     """All tools, and a Python whose virtual environments hold a pip that fails."""
-    for name in ("gcc", "make", "patch", "apt-get", "dpkg-deb"):
+    for name in ("make", "patch", "apt-get", "dpkg-deb"):
         script(path / name)
+    script(path / "gcc", "cat > /dev/null")  # it is given a program, and the pipe must not break
     script(path.parent / "pip", f': > "$TMPDIR/left"; {pip}\nexit 1')
     venv = f'mkdir -p "$3/bin"; ln -s {path.parent}/pip "$3/bin/python"'
     script(path / "python3", f'case $1 in -) exec {sys.executable} "$@" ;; -m) {venv} ;; esac')
