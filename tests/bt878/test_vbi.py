@@ -164,6 +164,11 @@ def test_vbi_that_no_program_takes_spoils_one_frame_only() -> None:
     driver.start(0xF)
     for _ in range(2):
         driver.frame()
+        for field, target in enumerate(targets):
+            rows = rc.memory.at(target, 640 * 120).reshape(120, 640)
+            tagged = rows[(rows[:, 12] == ord("V")) & (rows[:, 15] == ord("P"))]
+            assert (tagged[:, 6] == field).all(), "lines of the other field"
+    assert len(tagged), "even VBI lines were taken for video"
     driver.chip.bar_write(CAP_CTL, 4, 3)
     for _ in range(2):
         driver.frame()
