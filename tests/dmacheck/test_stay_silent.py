@@ -288,6 +288,19 @@ def test_a_file_page_that_is_about_to_be_written_back(card):
     assert card.rules == []
 
 
+def test_a_file_truncated_under_dma(card):
+    """Pinned pages stay, but the file lets go of them: mapping becomes NULL, index may be anything."""
+    file_pages(card, "", 1026, A, B)
+    batch = card.program(A, B)
+    card.write(batch)
+    card.guest.page(A, "uptodate", mapping=0, index=0, mapcount=-1, refcount=1024)
+    card.write(batch)
+    card.field()
+    card.write(batch)
+    assert card.rules == []
+    assert card.oddities == {}
+
+
 def test_a_small_buffer_released_and_pinned_again_at_once(card):
     """QBUF with another address: one system call, and the one frame and the program may be the same."""
     card.guest.anon(A)
