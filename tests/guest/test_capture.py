@@ -25,20 +25,32 @@ FRAMES = 12
 
 
 @pytest.fixture(scope="module")
-def card() -> Iterator[Path]:
-    """The socket of a device process."""
+def sockets() -> Iterator[Path]:
+    """The directory of a device's sockets."""
     with tempfile.TemporaryDirectory(prefix="vcap-card-") as name:
-        work = Path(name)
-        options = ServeOptions(socket_path=work / "card", control=work / "control")
-        with DeviceProcess(options, work / "log") as device:
-            device.start()
-            yield work / "card"
+        yield Path(name)
 
 
 @pytest.fixture(scope="module")
-def vm(boot: Any, card: Path, tmp_path_factory: pytest.TempPathFactory) -> Vm:
+def card(sockets: Path) -> Iterator[DeviceProcess]:
+    options = ServeOptions(socket_path=sockets / "card", control=sockets / "control")
+    with DeviceProcess(options, sockets / "log") as device:
+        device.start()
+        yield device
+
+
+@pytest.fixture(scope="module")
+def vm(boot: Any, card: DeviceProcess, sockets: Path, tmp_path_factory: pytest.TempPathFactory) -> Vm:
     swap = tmp_path_factory.mktemp("swap") / "disk"
-    return boot(card_socket=card, swap="disk", swap_disk=swap)
+    return boot(card_socket=sockets / "card", swap="disk", swap_disk=swap)
+
+
+@pytest.fixture
+def stalled(card: DeviceProcess) -> Iterator[None]:
+    """No field comes until somebody sets the clock again."""
+    card.call("clock", mode="step")
+    yield
+    card.call("clock", mode="paced")
 
 
 def capture(
@@ -127,6 +139,42 @@ def test_a_saved_frame_is_the_one_that_was_captured(vm: Vm) -> None:
     data = vm.agent.pull("/tmp/frame")
     assert len(data) == 768 * 576 * 2
     assert data[12:16] == b"VCAP"
+
+
+@pytest.mark.parametrize("io", ["userptr", "mmap", "read"])
+@pytest.mark.usefixtures("stalled")
+def test_failed_frames_do_not_count(vm: Vm, card: DeviceProcess, io: str) -> None:
+    """After half a second without a field the driver gives its buffers back with the error flag."""
+    vm.agent.push(expected_frame("PAL", "YUYV", 768, 576, "interlaced").file(), "/tmp/expect")
+    events: list[dict] = []
+    words = [
+        "vcap-capture",
+        "--expect",
+        "/tmp/expect",
+        "--io",
+        io,
+        "--frames",
+        str(FRAMES),
+        "--save",
+        "0",
+        "/tmp/0",
+    ]
+    process = vm.agent.spawn(words, on_stdout=lambda line: events.append(json.loads(line)))
+    vm.agent.wait_for(lambda: any(event.get("errors", 0) for event in events), 60, "a failed frame")
+    card.call("clock", mode="paced")
+    result = process.wait(60)
+    assert result.status == 0, result.stdout
+    summary = events[-1]
+    assert summary["errors"] > 0
+    assert summary["frames"] == summary["intact"] == FRAMES
+    assert vm.agent.pull("/tmp/0")[12:16] == b"VCAP"  # the first good frame, not the first
+
+
+@pytest.mark.usefixtures("stalled")
+def test_a_card_that_sends_nothing_is_given_up(vm: Vm) -> None:
+    result = vm.agent.run(["vcap-capture", "--frames", "3"], timeout=120)
+    assert result.status == 3
+    assert "frames as failed and only 0 of 3 as good" in result.stderr
 
 
 def test_content_that_is_not_what_was_sent_is_found(vm: Vm) -> None:
