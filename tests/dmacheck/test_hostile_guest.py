@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import STYLES, SyntheticGuest
 
+from vcapdev.guestmm.btf import BtfError
+
 A = 2000
 
 
@@ -93,3 +95,29 @@ def test_any_addresses(pieces):
         assert card.checker.status()["defects"] == []
     finally:
         guest.close()
+
+
+def test_a_knot_in_the_types_is_told_and_is_no_defect():
+    guest = SyntheticGuest()
+    guest.variable("io_tlb_default_mem", bytes(64))
+    number = len(guest.btf.types) + 1
+    guest.btf.compound("io_tlb_mem", 64, [("", number, 0), ("", number, 0)])
+    guest.write_note()
+    card = FakeCard(guest, start=False)
+    assert card.checker.attach() is False
+    assert "nested without end" in card.checker.status()["why_not"]
+    assert card.checker.status()["defects"] == []
+    guest.close()
+
+
+def test_a_knot_in_the_statistics_leaves_the_pins_unknown():
+    guest = SyntheticGuest()
+    guest.anon(A)
+    card = FakeCard(guest)
+
+    def knot(*_):
+        raise BtfError("nested without end")
+
+    card.checker._attachment.kernel.btf.find = knot
+    assert card.checker.settle()["outstanding"] is None
+    guest.close()
