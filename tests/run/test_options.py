@@ -83,6 +83,7 @@ def test_every_format_of_the_driver_has_a_picture() -> None:
         (("--buffers", "8", "--pool", "8"), "more than the 8"),
         (("--pool", "257"), "from 2 to 256"),
         (("--swap", "none", "--pressure", "hog"), "needs swap"),
+        (("--io", "mmap", "--pressure", "pageout"), "use --pressure hog"),
         (("--module", "/no/such.ko"), "no such file"),
         (("--kimg", "/no/such"), "no such file"),
         (("--qemu-opts", "'open"), "--qemu-opts"),

@@ -218,6 +218,8 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _pressure(args: argparse.Namespace) -> str:
+    if args.pressure == "pageout" and args.io != "userptr":
+        raise UsageError(f"--pressure pageout is for user memory, not --io {args.io}; use --pressure hog")
     if args.swap != "none":
         return str(args.pressure or RunOptions().pressure)
     if args.pressure not in (None, "none"):
