@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import STYLES, VMEMMAP, SyntheticGuest
 
-from vcapdev.guestmm.kernel import attach
+from vcapdev.guestmm import vmemmap
+from vcapdev.guestmm.kernel import AttachError, attach
 from vcapdev.guestmm.memory import GuestMemory
 from vcapdev.guestmm.pages import PageSet
 from vcapdev.guestmm.pageview import page_kinds, state_labels, view_page
@@ -165,4 +166,13 @@ def test_struct_pages_that_moved_are_noticed(scattered):
     else:
         guest.map(kernel.vmemmap.address(0), 0x800000, large=True)
     assert not kernel.vmemmap.still_there(640)
+    guest.close()
+
+
+def test_a_vmemmap_in_too_many_pieces_is_given_up(monkeypatch):
+    """The device stands while it is followed: a hostile guest must not decide for how long."""
+    guest = SyntheticGuest(scattered=True)
+    monkeypatch.setattr(vmemmap, "_MAX_STEPS", 100)
+    with pytest.raises(AttachError, match="too many pieces"):
+        attach(GuestMemory(guest.memory))
     guest.close()

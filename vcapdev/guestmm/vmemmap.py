@@ -19,6 +19,7 @@ from vcapdev.guestmm.pagetable import PageTable
 
 _LARGE = 2 << 20
 _HOLE = -1
+_MAX_STEPS = 1 << 16  # of following the mapping of the array, 10 us each: 2 TiB by 2 MiB, 16 GiB by 4 KiB
 MAX_PAGES = 1 << 28  # 1 TiB of guest RAM: more is not a guest that we serve
 
 Rows = NDArray[np.uint64]  # shape (n, words): one struct page a row
@@ -159,8 +160,11 @@ class Vmemmap:
 
     def _build(self, chunks: int) -> None:
         """Walk the mapping of the array: a step for each 2 MiB page, one for each 4 KiB elsewhere."""
-        chunk = 0
+        chunk = steps = 0
         while chunk < chunks:
+            steps += 1
+            if steps > _MAX_STEPS:
+                raise GuestReadError("the array of struct pages is mapped in too many pieces")
             address = self.base + chunk * PAGE_SIZE
             found = self._table.walk(address)
             size = max(PAGE_SIZE, min(found.size, 1 << 30))
