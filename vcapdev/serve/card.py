@@ -55,7 +55,7 @@ class Card:
         self.config = config_space(board)
         self.function = PciFunction(self.config, self._bar_read, self._bar_write, self._reset_chip)
         self.server = Server(self.function, reactor)
-        self.bus = BusMaster(self.server.memory, lambda: self.config.bus_master, self.server.drain)
+        self.bus = BusMaster(self.server.memory, lambda: self.config.bus_master, self._drain)
         self.bus.on_abort = self.config.report_abort
         intx = Intx(self.config, self.server.interrupts.set_level)
         self.chip = Bt878(self.bus, intx.set_level, reactor, board, norm=options.norm, clock=options.clock)
@@ -103,6 +103,12 @@ class Card:
         """The next virtual machine finds a card as after power-on."""
         self.pausing.disconnect()
         self.function.reset()
+
+    def _drain(self) -> None:
+        """Between batches: hear QEMU; give a field up, which can take seconds, when we are asked to end."""
+        self.server.drain()
+        if self.reactor.stopping:
+            self.chip.engine.stop()
 
     def _dma_running(self) -> bool:
         self.server.drain()

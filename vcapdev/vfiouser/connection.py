@@ -152,7 +152,7 @@ class Connection:
                 except BlockingIOError:
                     return
                 except OSError as error:
-                    self.close(str(error))
+                    self.close(error.strerror or str(error))
                     return
                 word, mode, offset, region, count = _unpack(head)
                 if (
@@ -216,7 +216,7 @@ class Connection:
         except BlockingIOError:
             return self._received(_HEAD, [], 0)  # the data are still on their way
         except OSError as error:
-            self.close(str(error))
+            self.close(error.strerror or str(error))
             return False
         if got != count or ancillary or status & _TRUNCATED:
             if not self._received(_HEAD, [], 0):
@@ -244,7 +244,7 @@ class Connection:
         except BlockingIOError:
             return False
         except OSError as error:
-            self.close(str(error))
+            self.close(error.strerror or str(error))
             return False
         return self._received(got, ancillary, status)
 
@@ -332,7 +332,7 @@ class Connection:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self.close(str(error))
+            self.close(error.strerror or str(error))
             return
         if sent < len(data):
             self._out = data[sent:]
@@ -345,7 +345,7 @@ class Connection:
         except BlockingIOError:
             return
         except OSError as error:
-            self.close(str(error))
+            self.close(error.strerror or str(error))
             return
         self._out = self._out[sent:]
         if not self._out:

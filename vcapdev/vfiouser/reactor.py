@@ -155,6 +155,11 @@ class Reactor:
         self.deadline = -_NEVER  # whoever lingers outside of run() sees a timer that is due
         self.wake()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether :meth:`stop` was called and :meth:`run` has still to return: long work should end."""
+        return self._stopped
+
     def wake(self) -> None:
         """Make a waiting :meth:`run` go round once. Safe in a signal handler and from any thread."""
         os.eventfd_write(self._wakeup, 1)
