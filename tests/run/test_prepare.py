@@ -24,6 +24,7 @@ from vcapdev.run.screen import Screen
 from vcapdev.run.session import Session
 from vcapdev.vm.accel import Accel
 from vcapdev.vm.qemu import Qemu
+from vcapdev.vm.watch import GuestCrash
 
 PACKAGE = Package("linux", "6.1-1", "ab" * 32, "bookworm", 5, "amd64", "main", "pool/l/linux.deb")
 
@@ -138,6 +139,30 @@ def test_kernel_parameters_and_qemu_options_come_last(seams: Seams) -> None:
     assert "page_poison=1" in parameters
     assert words[-2:] == ["-device", "edu"]
     assert (words[words.index("-m") + 1], words[words.index("-smp") + 1]) == ("320M", "2")
+
+
+class DumbAgent:
+    """A guest that says nothing more, whose /proc/vmstat is empty."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def pull(self, _path: str) -> bytes:
+        return b""
+
+    def pump(self, _timeout: float) -> None:
+        self._session.vm.watch.poll()
+
+
+def test_a_warning_of_the_last_moment_is_not_missed(seams: Seams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes when the buffers are given back, just before the run ends."""
+    with Session(RunOptions(), prepare(RunOptions(), Silent()), Screen(io.StringIO())) as session:
+        monkeypatch.setattr(session.device, "call", lambda *_, **__: {"settled": True})
+        agent: Any = DumbAgent(session)
+        session._settle(agent)
+        session.vm.watch.feed_kmsg(b"4,1,5000000,-;WARNING: CPU: 0 PID: 7 at mm/gup.c:73 x\n")
+        with pytest.raises(GuestCrash, match=r"mm/gup\.c:73"):
+            session._settle(agent)
 
 
 def test_the_lock_of_one_run_pins_kernel_userland_and_qemu_of_another(seams: Seams, tmp_path: Path) -> None:

@@ -86,11 +86,15 @@ def test_a_panic_on_the_console_alone_is_fatal_and_repeats(watch, console, clock
 
 
 def test_a_failure_is_told_within_a_second(watch, console, clock) -> None:
+    assert not watch.pending
     watch.feed_kmsg(kmsg("[   11.500100] WARNING: CPU: 0 PID: 133 at mm/gup.c:2184 x"))
+    watch.poll()
+    assert watch.pending
     clock.time += 1.0
     with pytest.raises(GuestCrash, match=r"mm/gup\.c:2184") as caught:
         watch.poll()
     assert not caught.value.fatal
+    assert not watch.pending
 
 
 def test_a_warning_is_told_once_though_both_sources_have_it(watch, console, clock) -> None:

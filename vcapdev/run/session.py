@@ -34,7 +34,9 @@ from vcapdev.vm.watch import GuestCrash
 _BOOT = 180.0  # seconds; 6 on an idle machine without KVM
 _ATTACH = 30.0  # seconds for the checker to find the guest's kernel; 1 on an idle machine
 _TURN = 0.1  # seconds between two looks at whether all children live
-_PATIENCE = 3.0  # seconds that buffers may stay pinned after the device was closed
+_PATIENCE = (
+    3.0  # seconds that buffers may stay pinned after the device was closed, and a failure be held back
+)
 _SHOWN = 12  # lines of a kernel failure on the terminal
 _LOOK_AT_VMSTAT = 2.0  # seconds between two looks at the guest's /proc/vmstat
 _LOOK = 0.5  # seconds between two questions to the device about its counters
@@ -195,6 +197,16 @@ class Session:
             self._take_vmstat(capturing.vmstat(agent))
             self.report.pins.left = self._pins_left(agent)
             stage.note = f"{self.report.pins.left} pages left pinned"
+            self._hear_out(agent)
+
+    def _hear_out(self, agent: Agent) -> None:
+        """A failure of the last moment is held back until its story is complete: do not end before that.
+
+        :raise GuestCrash: the failure.
+        """
+        end = time.monotonic() + _PATIENCE
+        while self.vm.watch.pending and time.monotonic() < end:
+            agent.pump(_TURN)
 
     def _pins_left(self, agent: Agent) -> int:
         """Give the kernel some time to let go of the buffers, then have the rest judged."""

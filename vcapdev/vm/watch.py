@@ -74,6 +74,11 @@ class CrashWatch:
             raise self._ended(self.stopped)
 
     @property
+    def pending(self) -> bool:
+        """Whether a failure was seen that :meth:`poll` will raise once its story is complete."""
+        return self._pending is not None or (self.stopped is not None and self._fatal is None)
+
+    @property
     def crashed(self) -> bool:
         """Whether the guest can do nothing more."""
         return self._fatal is not None or self.stopped is not None
