@@ -73,6 +73,23 @@ def test_a_struct_that_holds_itself_ends():
         Btf(b.build()).place("knot", "x")
 
 
+def nested(levels, wide):
+    """Structs nested without names: each holds ``wide`` times the next; the last holds an "x"."""
+    b = BtfBuilder()
+    for level in range(1, levels + 1):
+        b.compound(f"level{level}", 8, [("", level + 1, 0)] * wide)
+    b.compound("last", 8, [("x", 0, 0)])
+    return Btf(b.build())
+
+
+def test_members_are_looked_for_so_deep_and_so_wide():
+    assert nested(20, 1).offset("level1", "x") == 0
+    with pytest.raises(BtfError, match="nested without end"):
+        nested(60, 1).offset("level1", "x")
+    with pytest.raises(BtfError, match="nested without end"):
+        nested(28, 2).offset("level1", "y")
+
+
 def test_members_of_anonymous_members_are_the_structs_own():
     btf = Btf(sample().build())
     found = btf.find("outer", Kind.STRUCT)
