@@ -127,12 +127,11 @@ def test_more_pages_than_can_be_looked_at_are_not_passed_for_checked(card):
 
 
 def test_the_history_is_bounded_by_pages_as_well(card):
-    rows = np.arange(1 << 14)
-    pages = PageSet(card.checker._kernel, np.zeros(len(rows), dtype=np.int64) + A)
+    pages = PageSet(card.checker._kernel, np.array([A] + [A + 1] * ((1 << 14) - 1), dtype=np.int64))
     pages.read()
-    history = History()
+    facts, history = pages.facts(), History()
     for number in range(40):
-        history.record(f"look {number}", pages.facts())
+        history.record(f"look {number}", facts)
     assert sum(len(facts.pfn) for _, facts in history._events) <= 1 << 17
     assert history.of(card.checker._kernel, A)[-1][0] >= "look 32"
 
