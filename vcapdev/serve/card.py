@@ -72,6 +72,7 @@ class Card:
         self.server.on_close = on_gone
         self.was_connected = False
         self._next_attach = 0.0
+        self._polled_at = 0
         reactor.call_later(_POLL, self._poll)
 
     def close(self) -> None:
@@ -92,7 +93,9 @@ class Card:
         elif not self.checker.attached and now >= self._next_attach:
             self.checker.attach()
             self._next_attach = self.reactor.now() + _ATTACH_AGAIN
-        self.checker.poll()
+        if self.chip.stats.fields == self._polled_at:  # else the end of a field was its occasion
+            self.checker.poll()
+        self._polled_at = self.chip.stats.fields
         self.reactor.call_later(_POLL, self._poll)
 
     def _client_agreed(self) -> None:
