@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -93,6 +94,7 @@ class Card:
         elif not self.checker.attached and now >= self._next_attach:
             self.checker.attach()
             self._next_attach = self.reactor.now() + _ATTACH_AGAIN
+            _keep_from_the_collector()
         if self.chip.stats.fields == self._polled_at:  # else the end of a field was its occasion
             self.checker.poll()
         self._polled_at = self.chip.stats.fields
@@ -127,3 +129,14 @@ class Card:
 
     def _reset_chip(self) -> None:
         self.chip.reset()
+
+
+def _keep_from_the_collector() -> None:
+    """Take what is alive out of the garbage collector's rounds.
+
+    A kernel's types and symbols are some hundred thousand objects that live until the guest's next reboot;
+    walking them stopped the card for 0.1 to 0.2 s every few seconds.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
