@@ -100,11 +100,16 @@ class _Peer:
 
 
 def measure() -> dict[str, float]:
-    """Run the benchmark.
+    """Run the benchmark, all processes on one core.
+
+    Left to itself the scheduler puts a peer on the client's core or on another, which may be asleep: that
+    changes a round trip fourfold and says nothing of the server.
 
     :return: ``ratio`` (median over pairs of repetitions), its ``target``, and ``floor_us`` and ``read_us``,
         the median round trips in microseconds.
     """
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
     floor, server = _Peer(_floor), _Peer(_server)
     try:
         version = wire.VERSION.pack(0, 0)
@@ -117,6 +122,7 @@ def measure() -> dict[str, float]:
     finally:
         floor.close()
         server.close()
+        os.sched_setaffinity(0, cores)
     return {
         "ratio": statistics.median(read / bare for bare, read in pairs),
         "target": TARGET,
