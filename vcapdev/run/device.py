@@ -56,7 +56,7 @@ class DeviceProcess:
             )  # fmt: skip
         assert self._options.control is not None
         try:
-            self._control = ControlClient.connect(self._options.control, _START, self._alive)
+            self._control = ControlClient.connect(self._options.control, _START, lambda: self.running)
         except DeviceGoneError as error:
             raise self._start_failure() or error from None
         self.call("subscribe")
@@ -118,6 +118,7 @@ class DeviceProcess:
 
     @property
     def running(self) -> bool:
+        """Whether the process was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
@@ -132,9 +133,6 @@ class DeviceProcess:
         if control is not None:
             control.close()
             self._control = None
-
-    def _alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
 
     def _gone(self, error: DeviceGoneError) -> DeviceGoneError:
         """The same, with how the process ended if it did."""

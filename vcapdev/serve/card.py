@@ -94,7 +94,8 @@ class Card:
         elif not self.checker.attached and now >= self._next_attach:
             self.checker.attach()
             self._next_attach = self.reactor.now() + _ATTACH_AGAIN
-            _keep_from_the_collector()
+            if self.checker.attached:
+                _keep_from_the_collector()
         if self.chip.stats.fields == self._polled_at:  # else the end of a field was its occasion
             self.checker.poll()
         self._polled_at = self.chip.stats.fields
