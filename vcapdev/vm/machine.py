@@ -154,12 +154,6 @@ class Vm:
         lines = ConsoleTail(self.config.qemu_log).last_lines(1)
         return lines[0] if lines else ""
 
-    def wait_exit(self) -> int:
-        """Wait until QEMU ends by itself (an interactive guest); its exit status."""
-        if self._process is None:
-            raise GuestError("the guest is not running")
-        return self._process.wait()
-
     def stop(self, *, ask: bool = True) -> None:
         """End QEMU, by asking, by SIGTERM, by SIGKILL; returns when it is gone. Harmless when repeated.
 
