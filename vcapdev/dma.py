@@ -104,7 +104,7 @@ class Abort(Enum):
 class Checkpoint(Enum):
     """A moment, other than a transfer, at which an observer may want to look."""
 
-    REGISTER_WRITE = "register write"
+    REGISTER_WRITE = "register write"  # one by which a driver turns to other work, not each of many settings
     FIELD = "field boundary"
     DMA_START = "DMA switched on"
     DMA_STOP = "DMA switched off"
@@ -133,7 +133,7 @@ class DmaObserver(Protocol):
         """A transfer, or one piece of a batch, was refused; nothing of it was moved."""
 
     def checkpoint(self, what: Checkpoint) -> None:
-        """A register was written, a field ended, DMA was switched, or the device was reset."""
+        """A register was written, a field ended, DMA was switched, or the device was reset; see Checkpoint."""
 
 
 class Describe(Protocol):

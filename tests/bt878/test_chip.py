@@ -116,7 +116,7 @@ def test_the_cache_of_programs_is_bounded() -> None:
     for address in range(1 << 20, 1 << 21, 1 << 16):
         cache.add(address, *_scanned(huge))
     kept = [cache.get(address) for address in range(1 << 20, 1 << 21, 1 << 16)]
-    assert sum(text.pieces for text in kept if text is not None) <= programs.MAX_CACHED_PIECES
+    assert sum(text.shape.pieces for text in kept if text is not None) <= programs.MAX_CACHED_PIECES
 
 
 def _scanned(code: bytes) -> tuple[bytes, programs.Ints]:

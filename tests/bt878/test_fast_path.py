@@ -36,7 +36,9 @@ from support.bttv import (
 )
 from support.rootcomplex import RAM, RootComplex
 
-from vcapdev.bt878 import fifo, interpreter
+from vcapdev.bt878 import fifo, interpreter, programs
+from vcapdev.bt878.fitting import slices_of
+from vcapdev.bt878.pattern import PictureKey, Shot, picture
 
 TARGET = RAM + (1 << 20)
 WIDTHS = {4: (64, 0, 0), 8: (32, 16, 16)}  # YUY2 and 4:2:2 planar, 32 pixels
@@ -182,3 +184,39 @@ def test_the_fast_path_is_taken() -> None:
         interpreter.Interpreter.move = original  # type: ignore[method-assign]
     assert taken[0] == LINES
     assert np.array(taken).sum() >= LINES
+
+
+MOVED = st.lists(LINE, min_size=1, max_size=6)
+
+
+@settings(max_examples=60)
+@given(MOVED, st.lists(st.sampled_from([0, 0x40, 0x1000, 0x5008]), min_size=1, max_size=4), st.booleans())
+@example([Line([20], "fits", 0)] * 3 + [Line([], "self", 0)], [0, 0x1000], False)
+@example([Line([20], "fits", 0)] * 3, [0, 0x1000, 0], True)
+def test_programs_of_one_shape_differ_only_in_their_addresses(
+    lines: list[Line], moves: list[int], longer: bool
+) -> None:
+    """What is remembered of a shape gives each new program what decoding it afresh gives."""
+    known = programs.TextCache(lambda text: None)
+    for number, move in enumerate(moves):
+        moved = [Line(line.cuts, line.kind, line.target + move) for line in lines]
+        words = [word for index, line in enumerate(moved) for word in encode(line, 4, index, 0)]
+        words += [WRITE | SOL | EOL | 64, TARGET] if longer and number == 1 else []
+        code = np.array([*words, JUMP, 0, 0, 0], "<u4").tobytes()
+        address = 0x10000 * (number + 1)
+
+        def peek(at: int, length: int, start: int = address, code: bytes = code) -> bytes:
+            return code[at - start : at - start + length]
+
+        text = known.read(address, peek)
+        fresh = programs.TextCache(lambda text: None).read(address, peek)
+        assert text.code == fresh.code
+        assert np.array_equal(text.targets, fresh.targets)
+        assert np.array_equal(text.ranges(), fresh.ranges())
+        block = fifo.Block(Shot(picture(PictureKey(0, 0, 576, LINES, 32, 4)), 1), LINES)
+        for ours, theirs in zip(slices_of(text, block), slices_of(fresh, block), strict=True):
+            assert (ours.address, ours.code, ours.first, ours.lines, ours.after) == (
+                theirs.address, theirs.code, theirs.first, theirs.lines, theirs.after,
+            )  # fmt: skip
+            for column in ("addr", "length", "source", "origin"):
+                assert np.array_equal(getattr(ours.batch, column), getattr(theirs.batch, column))

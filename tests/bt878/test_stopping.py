@@ -203,3 +203,15 @@ def test_dma_is_announced(card: Small) -> None:
     seen = [each for each in card.rc.recorder.checkpoints if each is not Checkpoint.REGISTER_WRITE]
     assert seen == [Checkpoint.DMA_START, Checkpoint.DMA_STOP, Checkpoint.FIELD]
     assert Checkpoint.REGISTER_WRITE in card.rc.recorder.checkpoints
+
+
+def test_settings_are_no_checkpoint(card: Small) -> None:
+    """A driver rewrites sizes and colours for every frame: only its turns to other work are worth a look."""
+    checkpoints = card.rc.recorder.checkpoints
+    checkpoints.clear()
+    for offset, size in ((0x0D4, 4), (0x04C, 4), (0x08C, 4), (0x110, 4)):
+        card.chip.bar_write(offset, size, 0)
+    assert checkpoints == []
+    for offset, size in ((0x100, 4), (0x102, 2), (0x104, 4), (0x0DC, 4), (0x114, 4), (0x10D, 1)):
+        card.chip.bar_write(offset, size, 0)
+    assert checkpoints == [Checkpoint.REGISTER_WRITE] * 6

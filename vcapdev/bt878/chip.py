@@ -23,7 +23,8 @@ from vcapdev.bt878.fifo import Block, Fifo
 from vcapdev.bt878.frame import SentFrame, sent_frame
 from vcapdev.bt878.gpio import Gpio
 from vcapdev.bt878.i2c import I2cBus, I2cController
-from vcapdev.bt878.registers import REGISTERS, GpioDmaCtl, IntStat
+from vcapdev.bt878.output_registers import CapCtl
+from vcapdev.bt878.registers import REGISTERS, GpioDmaCtl, IntMask, IntStat, RiscStrtAdd
 from vcapdev.bt878.risc import Status
 from vcapdev.bt878.vbi import field_blocks
 from vcapdev.dma import Batch, Checkpoint, Origin
@@ -33,6 +34,10 @@ from vcapdev.regs import RegisterFile
 _RISC, _FIFO = GpioDmaCtl.RISC_ENABLE.mask, GpioDmaCtl.FIFO_ENABLE.mask
 _FIELD_CAUSES = IntStat.VSYNC.mask | IntStat.RISCI.mask
 _STOPPING = IntStat.PABORT.mask | IntStat.RIPERR.mask
+# Registers that a driver writes when it turns from one piece of work to another: it acknowledges, masks, or
+# switches capture or DMA. Between these it sets sizes and colours, thirty registers for every frame, and does
+# nothing with buffers: to look at their pages each time would find nothing and cost as much as all the rest.
+_TURNS = frozenset(reg.OFFSET for reg in (IntStat, IntMask, CapCtl, RiscStrtAdd, GpioDmaCtl))
 
 
 @dataclass(slots=True)
@@ -112,7 +117,8 @@ class Bt878:
     def bar_write(self, offset: int, size: int, value: int) -> None:
         """A write to BAR0. :raise vcapdev.regs.AccessError: not 1, 2 or 4 aligned bytes of it."""
         self.registers.write(offset, size, value)
-        self.bus.checkpoint(Checkpoint.REGISTER_WRITE)
+        if offset & ~3 in _TURNS:
+            self.bus.checkpoint(Checkpoint.REGISTER_WRITE)
 
     def reset(self) -> None:
         """As after power-on, but time goes on: frames are not counted from 1 again."""

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from vcapdev.bt878.board import Board
 from vcapdev.bt878.decoder_registers import Dstatus, Iform, VscaleHi
@@ -55,6 +57,19 @@ class FieldSetup:
     capture_vbi: bool
 
 
+class _Scaling(NamedTuple):
+    """Values of one field's copy of the scaling registers; of two-part registers the low part, but HSCALE."""
+
+    crop: int
+    vdelay: int
+    vactive: int
+    hdelay: int
+    hactive: int
+    hscale: int
+    vscale_hi: int
+    vscale_lo: int
+
+
 class _FieldCells:
     """The cells of one field's copy of the scaling registers."""
 
@@ -67,6 +82,19 @@ class _FieldCells:
         self.hdelay, self.hactive = cell("HDELAY_LO"), cell("HACTIVE_LO")
         self.hscale_hi, self.hscale_lo = cell("HSCALE_HI"), cell("HSCALE_LO")
         self.vscale_hi, self.vscale_lo = cell("VSCALE_HI"), cell("VSCALE_LO")
+
+    def values(self) -> _Scaling:
+        """As they are now."""
+        return _Scaling(
+            self.crop.value,
+            self.vdelay.value,
+            self.vactive.value,
+            self.hdelay.value,
+            self.hactive.value,
+            self.hscale_hi.value << 8 | self.hscale_lo.value,
+            self.vscale_hi.value,
+            self.vscale_lo.value,
+        )
 
 
 class Decoder:
@@ -88,6 +116,9 @@ class Decoder:
         self._dstatus = registers.cell("DSTATUS")
         self._status = registers.cell("INT_STAT")
         self._iform = registers.cell("IFORM")
+        self._color_fmt, self._color_ctl = registers.cell("COLOR_FMT"), registers.cell("COLOR_CTL")
+        self._cap_ctl = registers.cell("CAP_CTL")
+        self._vbi_size, self._vbi_del = registers.cell("VBI_PACK_SIZE"), registers.cell("VBI_PACK_DEL")
         self._fields = (_FieldCells(registers, "O_"), _FieldCells(registers, "E_"))
         self._unplugged: set[int] = set()
         self._vbi_switches = 0  # CAP_CTL when the frame began
@@ -148,53 +179,19 @@ class Decoder:
         """
         self.even = even
         if not even:
-            self._vbi_switches = self._registers.get("CAP_CTL")
+            self._vbi_switches = self._cap_ctl.value
         self._status.value = IntStat.FIELD.put(self._status.value, even)
         self._latch(IntStat.VSYNC.mask | IntStat.HSYNC.mask)
 
     def setup(self, even: bool) -> FieldSetup:
         """What the registers ask of a field, as they are now."""
-        get = self._registers.get
-        color, capture = get("COLOR_CTL"), get("CAP_CTL")
-        byte, word = (
-            (ColorCtl.BSWAP_EVEN, ColorCtl.WSWAP_EVEN) if even else (ColorCtl.BSWAP_ODD, ColorCtl.WSWAP_ODD)
-        )
-        video, vbi = (
-            (CapCtl.CAPTURE_EVEN, CapCtl.CAPTURE_VBI_EVEN)
-            if even
-            else (CapCtl.CAPTURE_ODD, CapCtl.CAPTURE_VBI_ODD)
-        )
-        return FieldSetup(
-            geometry=self.geometry(even),
-            format=(ColorFmt.EVEN if even else ColorFmt.ODD).get(get("COLOR_FMT")),
-            swap_bytes=bool(color & byte.mask),
-            swap_words=bool(color & word.mask),
-            capture_video=bool(capture & video.mask),
-            capture_vbi=bool(self._vbi_switches & vbi.mask),
-        )
+        switches = self._color_fmt.value, self._color_ctl.value, self._cap_ctl.value, self._vbi_switches
+        return _setup(even, self.geometry(even), *switches)
 
     def geometry(self, even: bool) -> Geometry:
         """Sizes of a field, from its copy of the cropping and scaling registers."""
-        cells = self._fields[even]
-        crop = cells.crop.value
-        vdelay = (crop >> 6 & 3) << 8 | cells.vdelay.value
-        vactive = (crop >> 4 & 3) << 8 | cells.vactive.value
-        vscale_hi = cells.vscale_hi.value
-        vscale = VscaleHi.VSCALE.get(vscale_hi) << 8 | cells.vscale_lo.value
-        packet = (self._registers.get("VBI_PACK_DEL") & VbiPackDel.VBI_PKT_HI.mask) << 8
-        packet |= self._registers.get("VBI_PACK_SIZE")
-        return Geometry(
-            pixels=(crop & 3) << 8 | cells.hactive.value,
-            lines=video_lines(self.norm, vdelay, vactive, vscale),
-            vbi_lines=vbi_lines(self.norm, vdelay),
-            vbi_bytes=packet * 4,
-            hdelay=(crop >> 2 & 3) << 8 | cells.hdelay.value,
-            vdelay=vdelay,
-            vactive=vactive,
-            hscale=cells.hscale_hi.value << 8 | cells.hscale_lo.value,
-            vscale=vscale,
-            interlaced=bool(vscale_hi & VscaleHi.INT.mask),
-        )
+        packet = (self._vbi_del.value & VbiPackDel.VBI_PKT_HI.mask) << 8 | self._vbi_size.value
+        return _geometry(self.norm, packet, self._fields[even].values())
 
     # The clock.
 
@@ -242,3 +239,42 @@ class Decoder:
     def _settle(self) -> None:
         self._xci = self._registers.get("PLL_XCI")
         self._look_at_signal()
+
+
+@lru_cache(maxsize=16)
+def _setup(even: bool, geometry: Geometry, form: int, color: int, capture: int, vbi: int) -> FieldSetup:
+    """Made of COLOR_FMT, COLOR_CTL, CAP_CTL, and what that was when the frame began."""
+    if even:
+        code, byte, word = ColorFmt.EVEN, ColorCtl.BSWAP_EVEN, ColorCtl.WSWAP_EVEN
+        video, blanking = CapCtl.CAPTURE_EVEN, CapCtl.CAPTURE_VBI_EVEN
+    else:
+        code, byte, word = ColorFmt.ODD, ColorCtl.BSWAP_ODD, ColorCtl.WSWAP_ODD
+        video, blanking = CapCtl.CAPTURE_ODD, CapCtl.CAPTURE_VBI_ODD
+    return FieldSetup(
+        geometry=geometry,
+        format=code.get(form),
+        swap_bytes=bool(color & byte.mask),
+        swap_words=bool(color & word.mask),
+        capture_video=bool(capture & video.mask),
+        capture_vbi=bool(vbi & blanking.mask),
+    )
+
+
+@lru_cache(maxsize=16)
+def _geometry(norm: Norm, packet: int, scaling: _Scaling) -> Geometry:
+    crop = scaling.crop
+    vdelay = (crop >> 6 & 3) << 8 | scaling.vdelay
+    vactive = (crop >> 4 & 3) << 8 | scaling.vactive
+    vscale = VscaleHi.VSCALE.get(scaling.vscale_hi) << 8 | scaling.vscale_lo
+    return Geometry(
+        pixels=(crop & 3) << 8 | scaling.hactive,
+        lines=video_lines(norm, vdelay, vactive, vscale),
+        vbi_lines=vbi_lines(norm, vdelay),
+        vbi_bytes=packet * 4,
+        hdelay=(crop >> 2 & 3) << 8 | scaling.hdelay,
+        vdelay=vdelay,
+        vactive=vactive,
+        hscale=scaling.hscale,
+        vscale=vscale,
+        interlaced=bool(scaling.vscale_hi & VscaleHi.INT.mask),
+    )

@@ -4,7 +4,7 @@
 Two paths, one result. The interpreter (here and in :mod:`vcapdev.bt878.interpreter`) executes any program,
 instruction by instruction. Behind a SYNC to a mode code the engine tries the fast path first: the program's
 leading lines that fit the FIFO's geometry are moved slice by slice, each slice's code fetched and compared
-just before (:mod:`vcapdev.bt878.programs`).
+just before (:mod:`vcapdev.bt878.fitting`).
 
 Before each batch the guest's pending messages are handled; if they stopped or restarted the engine, the batch
 is not moved. (Fusion 878A data sheet 100600B, pages 2-38 to 2-46.)
@@ -17,8 +17,9 @@ from collections.abc import Callable
 import numpy as np
 
 from vcapdev.bt878.fifo import GROUP_BYTES, Block, Fifo
+from vcapdev.bt878.fitting import Slice, slices_of
 from vcapdev.bt878.interpreter import Interpreter, Stopped
-from vcapdev.bt878.programs import FETCH, MAX_TEXT_BYTES, Place, Run, Text, TextCache, scan
+from vcapdev.bt878.programs import FETCH, Place, Text, TextCache
 from vcapdev.bt878.registers import IntStat
 from vcapdev.bt878.risc import LONGEST, disassemble, instruction_bytes
 from vcapdev.dma import Abort, Batch, Origin, Program
@@ -47,7 +48,7 @@ class Engine(Interpreter):
         self.runaways = 0
         self._texts = TextCache(lambda text: bus.gone(text.id))
         self._text: Text | None = None
-        self._run: tuple[Block, Run, int] | None = None
+        self._run: tuple[Block, list[Slice], int] | None = None
         self._active = False
 
     # Switching.
@@ -151,14 +152,14 @@ class Engine(Interpreter):
         block = self.fifo.block
         if block is None or not self.fast:
             return
-        run = self._enter(self.pc).run(block)
-        if run.slices:
-            self._run = block, run, 0
+        slices = slices_of(self._enter(self.pc), block)
+        if slices:
+            self._run = block, slices, 0
 
     def _slice(self) -> None:
         assert self._run is not None
-        block, run, index = self._run
-        part = run.slices[index]
+        block, slices, index = self._run
+        part = slices[index]
         self._run = None
         self.settle()
         if not self.bus.enabled() or self.fifo.block is not block or self.fifo.line != part.first:
@@ -174,8 +175,8 @@ class Engine(Interpreter):
             self.after = part.after
         else:  # nothing but SKIPs
             self._advance(-1, part.lines * block.widths[0])
-        if index + 1 < len(run.slices):
-            self._run = block, run, index + 1
+        if index + 1 < len(slices):
+            self._run = block, slices, index + 1
 
     # Programs.
 
@@ -185,11 +186,9 @@ class Engine(Interpreter):
         if text is None or self.bus.peek(address, len(text.code)) != text.code:
             if text is not None:
                 self._texts.drop(text)
-            memory = self.bus.peek(address, min(MAX_TEXT_BYTES, (1 << 32) - address))
-            length, table = scan(memory)
-            text = self._texts.add(address, memory[:length], table)
+            text = self._texts.read(address, self.bus.peek)
             self.bus.program(Program(text.id, address, text.ranges(), text.code))
-            self._steps += len(table) // 8  # a program that only makes us decode uses up its turn
+            self._steps += len(text.targets) // 8  # a program that only makes us decode uses up its turn
         self._text = text
         return text
 

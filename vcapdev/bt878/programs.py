@@ -3,38 +3,33 @@
 
 A *text* is a stretch of data instructions, from where the engine met it to the first JUMP, SYNC or illegal
 instruction. It is cached only together with its bytes, which the engine fetches again and compares each time.
-Fitted to the lines that the FIFO delivers, a text becomes a *run*: its leading lines whose instructions take
-exactly a line each and raise nothing, cut into slices of one group of lines. What is not in a run is left to
-the engine's interpreter; both must give the same result.
+Texts that differ only in their addresses are of one *shape*, which is decoded once.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vcapdev.bt878.fifo import Block
-from vcapdev.bt878.risc import COUNT, DATA_OPS, DWORDS, EOL, SOL, Op, counts
-from vcapdev.dma import Batch
+from vcapdev.bt878.risc import COUNT, DATA_OPS, DWORDS, Op, counts
 
 MAX_TEXT_BYTES = 64 * 1024
 MAX_CACHED_TEXTS = 128
 MAX_CACHED_PIECES = 1 << 16
+MAX_SHAPES = 8
 _WINDOW = 512  # WRITEs looked at together while scanning
 
 Ints = NDArray[np.int64]
 
 # Columns of a decoded text: where the instruction begins in bytes, its first dword, bytes taken from each
-# bank, their targets, and where a WRITEC behind it would continue.
-AT, WORD, BYTES, TARGET, AFTER = 0, 1, slice(2, 5), slice(5, 8), 8
-_COLUMNS = 9
+# bank, and their targets.
+AT, WORD, BYTES, TARGET = 0, 1, slice(2, 5), slice(5, 8)
+_COLUMNS = 8
 _NOWHERE = -1  # target of bytes that are discarded
-_PLAIN = 0xF000_0FFF | SOL | EOL  # bits that may be set in a line that raises nothing and writes every byte
 
 
 FETCH = 1 << 58
@@ -69,36 +64,68 @@ class Place(NamedTuple):
         )
 
 
-@dataclass(slots=True, eq=False)
-class Slice:
-    """The part of a run that one batch moves."""
+class Shape:
+    """All of a text but its addresses.
 
-    address: int
-    code: bytes
-    first: int  # line of the block
-    lines: int
-    batch: Batch
-    after: int  # where a WRITEC behind it would continue
+    A driver makes a program for every buffer that it is given, always of the same lines. What has been found
+    out for one of them holds for all of its shape.
+
+    :ivar table: shape ``(n, 5)``, the columns of a text's table before the targets.
+    :ivar fitted: for whoever fits lines to it: what was found, by what was asked.
+    """
+
+    def __init__(self, code: bytes, table: Ints) -> None:
+        self.table = table[:, : TARGET.start]
+        self.size = len(code)
+        self.fitted: OrderedDict[Hashable, Any] = OrderedDict()
+        written = (table[:, TARGET] != _NOWHERE).ravel()
+        self.pieces = max(len(table), int(np.count_nonzero(written)))
+        lengths = table[:, BYTES].ravel()
+        self._written = np.flatnonzero(written & (lengths > 0))
+        self._lengths = lengths[self._written].astype(np.uint64)
+        self._places = _places(table)  # of the addresses among the dwords
+        words = np.frombuffer(code, "<u4")
+        self._others = np.delete(np.arange(len(words)), self._places[self._places != _NOWHERE])
+        self._values = words[self._others]
+        self._moves = not (table[:, WORD] >> 28 == Op.WRITEC).any()
+
+    def targets(self, memory: bytes) -> Ints | None:
+        """The targets of a text of this shape, shape ``(n, 3)``; None if ``memory`` begins with another."""
+        if not self._moves or len(memory) < self.size + 4 or memory[self.size + 3] >> 4 in DATA_OPS:
+            return None
+        words = np.frombuffer(memory, "<u4", self.size // 4)
+        if not np.array_equal(words[self._others], self._values):
+            return None
+        return np.where(self._places == _NOWHERE, _NOWHERE, words[self._places].astype(np.int64))
+
+    def ranges(self, targets: Ints) -> NDArray[np.uint64]:
+        """All that a text of this shape writes, shape ``(n, 2)``: first address and length."""
+        starts = targets.ravel()[self._written].astype(np.uint64)
+        return np.stack([starts, self._lengths], axis=1)
 
 
-@dataclass(slots=True, eq=False)
-class Run:
-    """A text fitted to a block: its slices from the block's first line on."""
-
-    slices: list[Slice]
+def _places(table: Ints) -> Ints:
+    """Which dword of a text each target is, shape ``(n, 3)``; -1 for none."""
+    first, op = table[:, AT] // 4, table[:, WORD] >> 28
+    places = np.full((len(table), 3), _NOWHERE, np.int64)
+    places[:, 0] = np.where(op == Op.WRITE, first + 1, _NOWHERE)
+    planar = (op == Op.WRITE123) | (op == Op.WRITE1S23)
+    places[planar, 0] = first[planar] + 2
+    whole = op == Op.WRITE123
+    places[whole, 1], places[whole, 2] = first[whole] + 3, first[whole] + 4
+    return places
 
 
 class Text:
     """A stretch of data instructions as it was in memory.
 
-    :ivar table: shape ``(n, 9)``, see the column names of this module.
+    :ivar targets: shape ``(n, 3)``: where each instruction writes the bytes of each bank, -1 for nowhere.
+    :ivar cache: for whoever derives something from it.
     """
 
-    def __init__(self, number: int, address: int, code: bytes, table: Ints) -> None:
-        self.id, self.address, self.code, self.table = number, address, code, table
-        # A measure of the memory that it costs; instructions that only skip cost theirs too.
-        self.pieces = max(len(table), int((table[:, TARGET] != _NOWHERE).sum()))
-        self._runs: dict[tuple[object, ...], Run] = {}
+    def __init__(self, number: int, address: int, code: bytes, shape: Shape, targets: Ints) -> None:
+        self.id, self.address, self.code, self.shape, self.targets = number, address, code, shape, targets
+        self.cache: dict[Hashable, Any] = {}
 
     @property
     def end(self) -> int:
@@ -107,19 +134,7 @@ class Text:
 
     def ranges(self) -> NDArray[np.uint64]:
         """Everything it can write, shape ``(n, 2)``: first address and length."""
-        target, length = self.table[:, TARGET].ravel(), self.table[:, BYTES].ravel()
-        chosen = (target != _NOWHERE) & (length > 0)
-        return np.stack([target[chosen], length[chosen]], axis=1).astype(np.uint64)
-
-    def run(self, block: Block) -> Run:
-        """The run for a block's geometry, made or cached."""
-        key = (block.widths, block.lines, block.shot.picture.strides)
-        run = self._runs.get(key)
-        if run is None:
-            if len(self._runs) >= 2:  # a program serves one geometry, or two while the driver switches
-                self._runs.clear()
-            run = self._runs[key] = fit(self, block)
-        return run
+        return self.shape.ranges(self.targets)
 
 
 def scan(memory: bytes) -> tuple[int, Ints]:
@@ -138,15 +153,22 @@ def scan(memory: bytes) -> tuple[int, Ints]:
         if op == Op.WRITE and (span := _writes(words, at)) is not None:
             parts += [np.array(rows, np.int64).reshape(-1, _COLUMNS), span]
             rows = []
-            at, after = at + 2 * len(span), int(span[-1, AFTER])
+            at, after = at + 2 * len(span), _behind(span[-1, TARGET.start], span[-1, BYTES.start])
             continue
         if op not in DATA_OPS or at + DWORDS[Op(op)] > len(words):
             break
-        row = _row(words[at : at + DWORDS[Op(op)]].tolist(), at, after)
-        rows.append(row)
-        at, after = at + DWORDS[Op(op)], row[AFTER]
+        instruction = words[at : at + DWORDS[Op(op)]].tolist()
+        targets, size = destinations(instruction, after), counts(instruction)
+        rows.append((at * 4, instruction[0], *size, *targets))
+        at += len(instruction)
+        after = _behind(after if targets[0] == _NOWHERE else targets[0], size[0])
     parts.append(np.array(rows, np.int64).reshape(-1, _COLUMNS))
     return at * 4, np.concatenate(parts)
+
+
+def _behind(target: int, size: int) -> int:
+    """Where a WRITEC would continue."""
+    return _NOWHERE if target == _NOWHERE else int(target + size) & 0xFFFF_FFFF
 
 
 def _writes(words: NDArray[np.uint32], at: int) -> Ints | None:
@@ -163,16 +185,7 @@ def _writes(words: NDArray[np.uint32], at: int) -> Ints | None:
     table[:, BYTES] = 0
     table[:, BYTES.start] = pairs[:length, 0] & COUNT
     table[:, TARGET.start] = pairs[:length, 1]
-    table[:, AFTER] = (table[:, TARGET.start] + table[:, BYTES.start]) & 0xFFFF_FFFF
     return table
-
-
-def _row(words: list[int], at: int, after: int) -> tuple[int, ...]:
-    targets = destinations(words, after)
-    first = after if targets[0] == _NOWHERE else targets[0]
-    size = counts(words)
-    behind = (first + size[0]) & 0xFFFF_FFFF if first != _NOWHERE else _NOWHERE
-    return (at * 4, words[0], *size, *targets, behind)
 
 
 def destinations(words: list[int], after: int) -> tuple[int, int, int]:
@@ -187,77 +200,15 @@ def destinations(words: list[int], after: int) -> tuple[int, int, int]:
     return after if op == Op.WRITEC else _NOWHERE, _NOWHERE, _NOWHERE
 
 
-def fit(text: Text, block: Block) -> Run:
-    """Find the leading lines of a text that take exactly a line of the block each, and slice them."""
-    rows = _whole_lines(text, block)
-    if len(rows) == 1:
-        return Run([])
-    picture = block.shot.picture
-    planes = len(picture.strides)
-    table = text.table[: rows[-1]]
-    size, target = table[:, BYTES][:, :planes], table[:, TARGET][:, :planes]
-    line = np.repeat(np.arange(len(rows) - 1), np.diff(rows))[:, None]
-    taken = np.cumsum(size, axis=0) - size
-    offset = taken - taken[rows[:-1]][line[:, 0]]
-    origin = (text.address + table[:, AT, None]) | line << 32 | offset << 43
-    origin = origin | np.arange(planes) << 56
-    # Offset of each piece in its group of lines; the planes of a group lie one after the other.
-    source = line % block.group * np.array(picture.strides) + offset
-    wanted = (target != _NOWHERE) & (size > 0)
-    slices: list[Slice] = []
-    for first in range(0, len(rows) - 1, block.group):
-        last = min(first + block.group, len(rows) - 1)
-        part, base = slice(rows[first], rows[last]), np.array(picture.offsets(last - first)[:-1])
-        kept = np.flatnonzero(wanted[part])
-        columns = (target[part], size[part], source[part] + base, origin[part])
-        addr, length, start, place = (column.ravel()[kept] for column in columns)
-        batch = Batch(
-            addr.astype(np.uint64), length.astype(np.uint32), start.astype(np.uint32), place, text.id
-        )
-        slices.append(_slice(text, batch, first, rows[first : last + 1]))
-    return Run(slices)
-
-
-def _slice(text: Text, batch: Batch, first: int, rows: Ints) -> Slice:
-    begin = int(text.table[rows[0], AT])
-    end = int(text.table[rows[-1], AT]) if rows[-1] < len(text.table) else len(text.code)
-    after = int(text.table[rows[-1] - 1, AFTER])
-    return Slice(text.address + begin, text.code[begin:end], first, len(rows) - 1, batch, after)
-
-
-def _whole_lines(text: Text, block: Block) -> Ints:
-    """Rows of the table at which the fitting lines begin, and one past the last."""
-    table, planes = text.table, len(block.shot.picture.strides)
-    word = table[:, WORD]
-    starts = (word & SOL) != 0
-    if not len(table) or not starts[0]:
-        return np.zeros(1, np.int64)
-    size, low = table[:, BYTES], table[:, TARGET][:, :planes]
-    high = low + size[:, :planes]
-    bad = (word & ~np.int64(_PLAIN) != 0) | (size[:, 0] == 0)
-    bad |= (((low >= 0) & (low < text.end) & (high > text.address)) | (high > 1 << 32)).any(axis=1)
-    bad |= (word >> 28 == Op.WRITEC) & (low[:, 0] == _NOWHERE)
-    # From the first row on, a line begins exactly where one has ended; the last row must end one.
-    ends = (word & EOL) != 0
-    bad[:-1] |= ends[:-1] != starts[1:]
-    bad[-1] |= not ends[-1]
-    begin = np.flatnonzero(starts)
-    whole = ~np.logical_or.reduceat(bad, begin)
-    whole &= (np.add.reduceat(size, begin, axis=0) == np.array(block.widths)).all(axis=1)
-    whole = whole[: block.lines]
-    number = len(whole) if whole.all() else int(whole.argmin())
-    rows: Ints = np.append(begin, len(table))[: number + 1].astype(np.int64)
-    return rows
-
-
 class TextCache:
-    """The texts that were decoded last, by address.
+    """The texts that were decoded last, by address, and the last shapes.
 
     :param forgotten: called with every text that is dropped.
     """
 
     def __init__(self, forgotten: Callable[[Text], None]) -> None:
         self._texts: OrderedDict[int, Text] = OrderedDict()
+        self._shapes: list[Shape] = []  # the latest first
         self._pieces = 0
         self._forgotten = forgotten
         self._number = 0
@@ -269,13 +220,35 @@ class TextCache:
             self._texts.move_to_end(address)
         return text
 
+    def read(self, address: int, peek: Callable[[int, int], bytes]) -> Text:
+        """Decode the text at an address and keep it; the oldest ones make room.
+
+        :param peek: gives memory from an address on, up to a length.
+        """
+        longest = max((shape.size for shape in self._shapes), default=0)
+        memory = peek(address, min(longest + 4, MAX_TEXT_BYTES, (1 << 32) - address))
+        for shape in self._shapes:
+            targets = shape.targets(memory)
+            if targets is not None:
+                self._shapes.remove(shape)
+                self._shapes.insert(0, shape)
+                return self._add(address, memory[: shape.size], shape, targets)
+        memory = peek(address, min(MAX_TEXT_BYTES, (1 << 32) - address))
+        length, table = scan(memory)
+        return self.add(address, memory[:length], table)
+
     def add(self, address: int, code: bytes, table: Ints) -> Text:
-        """Keep a text that was just decoded; the oldest ones make room."""
+        """Keep a text that :func:`scan` has decoded."""
+        shape = Shape(code, table)
+        self._shapes = [shape, *self._shapes[: MAX_SHAPES - 1]]
+        return self._add(address, code, shape, table[:, TARGET])
+
+    def _add(self, address: int, code: bytes, shape: Shape, targets: Ints) -> Text:
         if address in self._texts:
             self.drop(self._texts[address])
         self._number += 1
-        text = self._texts[address] = Text(self._number, address, code, table)
-        self._pieces += text.pieces
+        text = self._texts[address] = Text(self._number, address, code, shape, targets)
+        self._pieces += shape.pieces
         while len(self._texts) > 1 and (
             len(self._texts) > MAX_CACHED_TEXTS or self._pieces > MAX_CACHED_PIECES
         ):
@@ -286,10 +259,11 @@ class TextCache:
         """Forget a text, if it is here."""
         if self._texts.get(text.address) is text:
             del self._texts[text.address]
-            self._pieces -= text.pieces
+            self._pieces -= text.shape.pieces
             self._forgotten(text)
 
     def clear(self) -> None:
         """Forget all."""
         for text in list(self._texts.values()):
             self.drop(text)
+        self._shapes.clear()

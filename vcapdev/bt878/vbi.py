@@ -8,6 +8,8 @@ line whatever the norm; PAL delivers them, NTSC ends a line after 1600, and memo
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from vcapdev.bt878.decoder import FieldSetup
 from vcapdev.bt878.fifo import Block
 from vcapdev.bt878.formats import RAW, format_of
@@ -22,28 +24,31 @@ def field_blocks(setup: FieldSetup, norm: Norm, frame: int, field: int) -> list[
     :param frame: number of the frame, from 1.
     :param field: 0 odd (top), 1 even (bottom).
     """
-    blocks = []
+    return [Block(Shot(picture(key), frame), lines) for key, lines in _wanted(setup, norm, field)]
+
+
+@lru_cache(maxsize=16)
+def _wanted(setup: FieldSetup, norm: Norm, field: int) -> list[tuple[PictureKey, int]]:
+    """The picture of each block, and how many lines of it."""
+    wanted = []
     if setup.capture_vbi:
-        blocks.append(_vbi(setup, norm, frame, field))
+        wanted.append(_vbi(setup, norm, field))
     if setup.capture_video:
-        blocks.append(_video(setup, norm, frame, field))
-    return blocks
+        wanted.append(_video(setup, norm, field))
+    return wanted
 
 
-def _vbi(setup: FieldSetup, norm: Norm, frame: int, field: int) -> Block:
+def _vbi(setup: FieldSetup, norm: Norm, field: int) -> tuple[PictureKey, int]:
     geometry = setup.geometry
     lines = geometry.vbi_lines if geometry.vbi_bytes else 0
-    key = PictureKey(KIND_VBI, field, norm.height, max(1, lines), max(4, geometry.vbi_bytes))
-    return Block(Shot(picture(key), frame), lines)
+    return PictureKey(KIND_VBI, field, norm.height, max(1, lines), max(4, geometry.vbi_bytes)), lines
 
 
-def _video(setup: FieldSetup, norm: Norm, frame: int, field: int) -> Block:
+def _video(setup: FieldSetup, norm: Norm, field: int) -> tuple[PictureKey, int]:
     geometry, code = setup.geometry, setup.format
     lines = raw_packets(norm) if code == RAW else geometry.lines
     pixels = max(1, geometry.pixels)
     if not min(format_of(code).widths(geometry.pixels)):
         lines, pixels = 0, 8  # too narrow for a byte in each plane
-    key = PictureKey(
-        KIND_VIDEO, field, norm.height, max(1, lines), pixels, code, setup.swap_bytes, setup.swap_words
-    )
-    return Block(Shot(picture(key), frame), lines)
+    swaps = setup.swap_bytes, setup.swap_words
+    return PictureKey(KIND_VIDEO, field, norm.height, max(1, lines), pixels, code, *swaps), lines
