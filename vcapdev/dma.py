@@ -133,7 +133,7 @@ class DmaObserver(Protocol):
         """A transfer, or one piece of a batch, was refused; nothing of it was moved."""
 
     def checkpoint(self, what: Checkpoint) -> None:
-        """A register was written, a field ended, DMA was switched, or the device was reset; see Checkpoint."""
+        """A register was written, a field ended, DMA was switched, or the device was reset."""
 
 
 class Describe(Protocol):

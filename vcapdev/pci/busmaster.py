@@ -229,12 +229,13 @@ class BusMaster:
         source = batch.source.astype(np.uint64)
         if len(length) and int((source + length).max()) > len(data):
             raise ValueError("a piece of the batch reaches outside the data")
-        segment, offset, whole = self._locate(batch.addr, length)
         assert self._generation is not None
         plan = _Plan(self._generation, data, [], batch, None)
-        if len(length) and whole.all() and (segment == segment[0]).all():
-            plan.single = int(segment[0]), offset, length, source
+        home = self._home(batch.addr, length)
+        if home >= 0:
+            plan.single = home, batch.addr - np.uint64(self._starts[home]), length, source
             return plan
+        segment, offset, whole = self._locate(batch.addr, length)
         targets, sources = _slices(offset, length), _views(data, source, length)
         for index, (home, fits) in enumerate(zip(segment.tolist(), whole.tolist(), strict=True)):
             if fits:
@@ -246,6 +247,13 @@ class BusMaster:
                 plan.moved = _head(batch, index)
                 break
         return plan
+
+    def _home(self, addr: NDArray[np.uint64], length: NDArray[np.uint64]) -> int:
+        """The writable segment that all pieces are in; -1 for none, or where that takes a closer look."""
+        if not len(addr):
+            return -1
+        first, end = int(addr.min()), int(addr.max()) + int(length.max())
+        return bisect_right(self._starts, first) - 1 if self.reaches(first, end - first) else -1
 
     def _locate(
         self, addr: NDArray[np.uint64], length: NDArray[np.uint64]
