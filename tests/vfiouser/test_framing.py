@@ -169,3 +169,42 @@ def test_drain_in_a_handler_does_nothing(served):
         served.client.post(0, 0, bytes([value]))
     assert served.client.read(0, 0, 1) == b"\4"
     assert depth == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("before", [READ, RESET, RESET + READ, READ + RESET, b""], ids=len)
+def test_the_shortest_message_with_a_descriptor_behind_others(served, new_fd, before):
+    """DEVICE_SET_IRQS is as long as a first read: whatever lies before it, the eventfd is its own."""
+    eventfd = new_fd(os.eventfd(0, os.EFD_CLOEXEC))
+    flags = wire.IRQ_DATA_EVENTFD | wire.IRQ_ACTION_TRIGGER
+    if before:
+        served.client.send_bytes(before)
+    served.client.send_bytes(
+        message(Command.DEVICE_SET_IRQS, wire.IRQ_SET.pack(20, flags, 0, 0, 1)), [eventfd]
+    )
+    served.client.send_bytes(READ + posted_write(b"abcd") + READ)
+    replies = [served.client.receive() for _ in range((before.count(READ) + before.count(RESET)) + 3)]
+    assert {reply.errno for reply in replies} == {0}
+    assert replies[-1].payload[-4:] == b"abcd"
+    served.server.interrupts.set_level(True)
+    assert os.eventfd_read(eventfd) == 1
+
+
+def posted_write(data):
+    return message(
+        Command.REGION_WRITE, wire.REGION_ACCESS.pack(0, 0, len(data)) + data, flags=wire.FLAG_NO_REPLY
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+@pytest.mark.parametrize("cut", [None, 20, 31, 32, 33, 35, 36, 37, 70])
+def test_reads_and_writes_run_together(served, size, cut):
+    """Whatever the first read of a message takes of the next one, each is carried out once, in order."""
+    data = bytes(range(1, size + 1))
+    stream = READ + posted_write(data) + posted_write(data) + READ + posted_write(data) + READ
+    served.client.send_bytes(stream[:cut])
+    if cut is not None:
+        served.client.pump()
+        served.client.send_bytes(stream[cut:])
+    replies = [served.client.receive() for _ in range(3)]
+    assert [reply.payload[-4:] for reply in replies] == [bytes(4), *[data[:4].ljust(4, b"\0")] * 2]
+    assert served.device.writes == [(0, 0, data)] * 3

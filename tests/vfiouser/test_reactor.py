@@ -150,3 +150,17 @@ def test_what_a_callback_raises_reaches_the_caller(reactor):
     reactor.call_later(0, fail)
     with pytest.raises(KeyError, match="defect"):
         reactor.run()
+
+
+def test_a_timer_behind_a_cancelled_one_is_in_time(reactor):
+    """The timerfd stays set for the cancelled one: that wake-up is early, and only leads to the next."""
+    seen = []
+    now = reactor.now()
+    first = reactor.call_at(now + 0.002, lambda: seen.append("cancelled"))
+    reactor.run_once()
+    reactor._arm()
+    first.cancel()
+    reactor.call_at(now + 0.006, lambda: (seen.append(reactor.now() - now), reactor.stop()))
+    reactor.run()
+    assert len(seen) == 1
+    assert seen[0] >= 0.006

@@ -94,3 +94,26 @@ def test_descriptors_with_the_data_of_a_posted_write(served, ram):
     assert served.server.refusals == 1
     assert not served.device.writes
     assert served.client.read(0, 8, 4) == bytes(4)
+
+
+def test_a_posted_write_costs_one_system_call(served, monkeypatch):
+    """It is the message that comes most often: thirty for each frame that a driver captures."""
+    calls = []
+
+    class Counted:
+        def __init__(self, sock):
+            self.sock = sock
+
+        def recvmsg_into(self, *args):
+            calls.append(args)
+            return self.sock.recvmsg_into(*args)
+
+        def __getattr__(self, name):
+            return getattr(self.sock, name)
+
+    monkeypatch.setattr(served.server._connection, "_sock", Counted(served.server._connection._sock))
+    for _ in range(20):
+        served.client.send_bytes(posted(b"abcd"))
+    served.server._connection.drain()
+    assert len(served.device.writes) == 20
+    assert len(calls) == 21, "twenty messages, and nothing more"

@@ -3,11 +3,9 @@
 
 Framing. The kernel never reads beyond data that came with descriptors, but it may read what lies before such
 data in the same call. So a large read would leave open to which message descriptors belong. Each read here
-asks for a header and the 16 bytes behind it at most, then for the exact rest. Of all messages only two are
-shorter than such a read, DEVICE_RESET and a VERSION without data, which carry no descriptors: what comes with
-a read that ends in the next message belongs to that one.
-The 16 bytes make a REGION_READ, the message that a guest waits for, one system call instead of two. A posted
-REGION_WRITE, the message that comes most often, is its head and one more read.
+asks for 36 bytes, then for the exact rest: no message that may carry descriptors is shorter than that, so
+what comes with a read that ends in a second message belongs to that one. A REGION_READ, the message that a
+guest waits for, and a REGION_WRITE of four bytes, the one that comes most often, fit: one system call each.
 
 Speed. Waiting in poll and then reading costs a third of a round trip. While no timer is due soon, the
 connection *lingers* after a message: it waits in the read itself, for a kernel tick at most.
@@ -26,14 +24,15 @@ from vcapdev.vfiouser.device import NUM_REGIONS
 from vcapdev.vfiouser.limits import Limits
 from vcapdev.vfiouser.reactor import Reactor
 
-_HEAD = wire.REGION_MESSAGE.size  # bytes of the first read of each message
+_HEAD = 36  # bytes of the first read of each message: a DEVICE_SET_IRQS without data
+_READ = wire.REGION_MESSAGE.size  # bytes of a REGION_READ
 # The header as two words: id, command and size; flags and error, all zero in a plain command.
-_unpack = struct.Struct("<QQQII").unpack
-_PLAIN_READ = wire.Command.REGION_READ | _HEAD << 16
-_PLAIN_WRITE = wire.Command.REGION_WRITE | _HEAD << 16  # to which the size of the data is added
+_unpack = struct.Struct("<QQQII4s").unpack
+_PLAIN_READ = wire.Command.REGION_READ | _READ << 16
+_PLAIN_WRITE = wire.Command.REGION_WRITE | _HEAD << 16  # of four bytes
 _POSTED = wire.FLAG_NO_REPLY
 _TRUNCATED = int(socket.MSG_CTRUNC)  # more descriptors came than there was room for
-_SMALL = 8  # bytes of an access that may take the fast path: what one instruction of a guest moves
+_SMALL = 8  # bytes of a read that may take the fast path: what one instruction of a guest moves
 _QUIET = 0.012  # seconds until the next timer that allow to linger: a tick is 10 ms at worst
 _BURST = 0.005  # seconds after which other descriptors get their turn
 _DRAIN = 0.02  # seconds after which drain() ends though messages keep coming
@@ -95,7 +94,6 @@ class Connection:
         self._sizes = [0] * NUM_REGIONS  # of the regions that the fast path may read
         self._write: Callable[[int, int, bytes], None] = _no_region_write
         self._write_sizes = [0] * NUM_REGIONS
-        self._tails = [[memoryview(bytearray(size))] for size in range(_SMALL + 1)]
         self.open = True
         reactor.add_reader(sock.fileno(), self._readable)
 
@@ -105,7 +103,7 @@ class Connection:
         self._sizes[:] = sizes
 
     def write_fast(self, write: Callable[[int, int, bytes], None], sizes: list[int]) -> None:
-        """Likewise ``write(region, offset, data)`` for small posted writes."""
+        """Likewise ``write(region, offset, data)`` for posted writes of four bytes."""
         self._write = write
         self._write_sizes[:] = sizes
 
@@ -135,7 +133,7 @@ class Connection:
     def _pump(self, until: float, in_reactor: bool) -> None:
         """Read and handle messages until none is left, or ``until``, or, in the reactor, a timer is due.
 
-        A plain REGION_READ is handled in here, every call and look-up less counting on its way.
+        A plain REGION_READ or posted REGION_WRITE is handled in here: every call less counts on its way.
         """
         reactor, now = self._reactor, self._reactor.now
         head, heads, room, sizes = self._head, self._heads, self._ancillary, self._sizes
@@ -154,17 +152,17 @@ class Connection:
                 except OSError as error:
                     self.close(error.strerror or str(error))
                     return
-                word, mode, offset, region, count = _unpack(head)
+                word, mode, offset, region, count, data = _unpack(head)
                 if (
                     word >> 16 == _PLAIN_READ
                     and not mode
                     and not ancillary
-                    and got == _HEAD
+                    and got == _READ
                     and region < NUM_REGIONS
                     and 0 < count <= _SMALL
                     and offset + count <= sizes[region]
                 ):
-                    total = _HEAD + count
+                    total = _READ + count
                     answer: bytes | bytearray
                     self._busy = True
                     try:
@@ -175,7 +173,7 @@ class Connection:
                     else:
                         head[4] = total  # the reply is the request but for its size and flags
                         head[8] = wire.TYPE_REPLY
-                        answer = head + data
+                        answer = head[:_READ] + data
                     self._busy = False
                     try:
                         sent = send(answer, _DONTWAIT)
@@ -192,15 +190,14 @@ class Connection:
                         self._send(answer[sent:])
                 elif (
                     mode == _POSTED
+                    and word >> 16 == _PLAIN_WRITE
                     and not ancillary
                     and got == _HEAD
                     and region < NUM_REGIONS
-                    and 0 < count <= _SMALL
-                    and word >> 16 == _PLAIN_WRITE + (count << 16)
+                    and count == 4
                     and offset + count <= self._write_sizes[region]
                 ):
-                    if not self._posted_write(region, offset, count):
-                        return
+                    self._posted_write(region, offset, data)
                 elif not self._received(got, ancillary, status):
                     return
             moment = now()
@@ -208,30 +205,15 @@ class Connection:
                 return
             flags = _LINGER if linger and moment < reactor.deadline - _QUIET else _NOW
 
-    def _posted_write(self, region: int, offset: int, count: int) -> bool:
-        """Read the data of a small write whose head is in ``_head``, and carry it out."""
-        tail = self._tails[count]
-        try:
-            got, ancillary, status, _ = self._sock.recvmsg_into(tail, self._ancillary, _NOW)
-        except BlockingIOError:
-            return self._received(_HEAD, [], 0)  # the data are still on their way
-        except OSError as error:
-            self.close(error.strerror or str(error))
-            return False
-        if got != count or ancillary or status & _TRUNCATED:
-            if not self._received(_HEAD, [], 0):
-                return False
-            self._body[_HEAD:] = tail[0]
-            return self._received(got, ancillary, status)
+    def _posted_write(self, region: int, offset: int, data: bytes) -> None:
         self._busy = True
         try:
-            self._write(region, offset, bytes(tail[0]))
+            self._write(region, offset, data)
         except OSError as error:
             ident = int.from_bytes(self._head[:2], "little")
             self._messages.refused(ident, wire.Command.REGION_WRITE, error)
         finally:
             self._busy = False
-        return self.open
 
     def _receive_rest(self) -> bool:
         """Go on with a message of which a part is there: read to its end, or to the end of its head."""

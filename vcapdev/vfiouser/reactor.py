@@ -215,17 +215,17 @@ class Reactor:
             self._dead = 0
 
     def _arm(self) -> int | None:
-        """Set the timerfd for the next timer.
+        """Set the timerfd for the next timer, unless it wakes us earlier anyway.
 
         :return: how long to wait for descriptors, as ``_serve`` takes it.
         """
         when = self.deadline
         if when <= self.now():
             return 0
-        if when != self._armed and when != _NEVER:
+        if when < self._armed:
             sec, part = divmod(when, 1.0)
             spec = _Itimerspec(_Timespec(0, 0), _Timespec(int(sec), int(part * 1e9) + 1))
             if _libc.timerfd_settime(self._timerfd, _TFD_TIMER_ABSTIME, ctypes.byref(spec), None) < 0:
                 raise OSError(ctypes.get_errno(), "timerfd_settime")
-        self._armed = when
+            self._armed = when
         return None
