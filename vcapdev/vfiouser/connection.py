@@ -20,19 +20,18 @@ from collections.abc import Callable
 from typing import Protocol
 
 from vcapdev.vfiouser import wire
-from vcapdev.vfiouser.device import NUM_REGIONS
 from vcapdev.vfiouser.limits import Limits
 from vcapdev.vfiouser.reactor import Reactor
 
 _HEAD = 36  # bytes of the first read of each message: a DEVICE_SET_IRQS without data
 _READ = wire.REGION_MESSAGE.size  # bytes of a REGION_READ
-# The header as two words: id, command and size; flags and error, all zero in a plain command.
-_unpack = struct.Struct("<QQQII4s").unpack
+# In words: id, command and size; flags and error, all zero in a plain command; offset; region and count.
+_unpack = struct.Struct(f"<QQQQ{_HEAD - _READ}x").unpack
 _PLAIN_READ = wire.Command.REGION_READ | _READ << 16
 _PLAIN_WRITE = wire.Command.REGION_WRITE | _HEAD << 16  # of four bytes
-_POSTED = wire.FLAG_NO_REPLY
+_POSTED, _REPLY = int(wire.FLAG_NO_REPLY), int(wire.TYPE_REPLY)
 _TRUNCATED = int(socket.MSG_CTRUNC)  # more descriptors came than there was room for
-_SMALL = 8  # bytes of a read that may take the fast path: what one instruction of a guest moves
+_WORD = 4  # bytes of an access that takes the fast path
 _QUIET = 0.012  # seconds until the next timer that allow to linger: a tick is 10 ms at worst
 _BURST = 0.005  # seconds after which other descriptors get their turn
 _DRAIN = 0.02  # seconds after which drain() ends though messages keep coming
@@ -88,24 +87,26 @@ class Connection:
         self._fds: list[int] = []  # descriptors that came with it
         self._fds_refused = False  # more came than the limit allows
         self._out: bytes | bytearray = b""  # replies that the socket did not take yet
-        self._busy = False
+        self._busy = False  # handling messages: who asks to drain from within has to wait
         self._linger_allowed: Callable[[], bool] = lambda: True
         self._read: Callable[[int, int, int], bytes] = _no_region
-        self._sizes = [0] * NUM_REGIONS  # of the regions that the fast path may read
         self._write: Callable[[int, int, bytes], None] = _no_region_write
-        self._write_sizes = [0] * NUM_REGIONS
+        # The first offset at which a region has not four bytes any more, by the words "region" and "count" of
+        # a request for four bytes.
+        self._read_ends: dict[int, int] = {}
+        self._write_ends: dict[int, int] = {}
         self.open = True
         reactor.add_reader(sock.fileno(), self._readable)
 
     def read_fast(self, read: Callable[[int, int, int], bytes], sizes: list[int]) -> None:
-        """From now on, call ``read(region, offset, count)`` for small reads of regions of these ``sizes``."""
+        """From now on, call ``read(region, offset, 4)`` for reads of words of regions of these ``sizes``."""
         self._read = read
-        self._sizes[:] = sizes
+        self._read_ends.update(_ends(sizes))
 
     def write_fast(self, write: Callable[[int, int, bytes], None], sizes: list[int]) -> None:
-        """Likewise ``write(region, offset, data)`` for posted writes of four bytes."""
+        """Likewise ``write(region, offset, data)`` for posted writes of words."""
         self._write = write
-        self._write_sizes[:] = sizes
+        self._write_ends.update(_ends(sizes))
 
     def linger_when(self, allowed: Callable[[], bool]) -> None:
         """Let ``allowed`` say whether lingering would harm."""
@@ -114,7 +115,7 @@ class Connection:
     def drain(self) -> None:
         """Handle what has arrived, without waiting. From inside a message's handler it does nothing."""
         if not self._busy and not self._out and self.open:
-            self._pump(self._reactor.now() + _DRAIN, False)
+            self._turn(_DRAIN, False)
 
     def close(self, reason: str) -> None:
         """End the connection and give back everything that came over it."""
@@ -128,7 +129,14 @@ class Connection:
         self._messages.closed(reason)
 
     def _readable(self) -> None:
-        self._pump(self._reactor.now() + _BURST, True)
+        self._turn(_BURST, True)
+
+    def _turn(self, seconds: float, in_reactor: bool) -> None:
+        self._busy = True
+        try:
+            self._pump(self._reactor.now() + seconds, in_reactor)
+        finally:
+            self._busy = False
 
     def _pump(self, until: float, in_reactor: bool) -> None:
         """Read and handle messages until none is left, or ``until``, or, in the reactor, a timer is due.
@@ -136,7 +144,7 @@ class Connection:
         A plain REGION_READ or posted REGION_WRITE is handled in here: every call less counts on its way.
         """
         reactor, now = self._reactor, self._reactor.now
-        head, heads, room, sizes = self._head, self._heads, self._ancillary, self._sizes
+        head, heads, room, ends = self._head, self._heads, self._ancillary, self._read_ends
         receive, send = self._sock.recvmsg_into, self._sock.send
         linger = in_reactor and self._linger_allowed()
         flags = _NOW
@@ -152,68 +160,55 @@ class Connection:
                 except OSError as error:
                     self.close(error.strerror or str(error))
                     return
-                word, mode, offset, region, count, data = _unpack(head)
+                word, mode, offset, where = _unpack(head)
                 if (
-                    word >> 16 == _PLAIN_READ
-                    and not mode
-                    and not ancillary
-                    and got == _READ
-                    and region < NUM_REGIONS
-                    and 0 < count <= _SMALL
-                    and offset + count <= sizes[region]
+                    got == _READ
+                    and word >> 16 == _PLAIN_READ
+                    and offset < ends.get(where, 0)
+                    and not (mode or ancillary)
                 ):
-                    total = _READ + count
-                    answer: bytes | bytearray
-                    self._busy = True
                     try:
-                        data = self._read(region, offset, count)
+                        data = self._read(where & 0xFFFF, offset, _WORD)
                     except OSError as error:
-                        answer = self._messages.refused(word & 0xFFFF, wire.Command.REGION_READ, error)
-                        total = len(answer)
+                        self._send(self._messages.refused(word & 0xFFFF, wire.Command.REGION_READ, error))
                     else:
-                        head[4] = total  # the reply is the request but for its size and flags
-                        head[8] = wire.TYPE_REPLY
-                        answer = head[:_READ] + data
-                    self._busy = False
-                    try:
-                        sent = send(answer, _DONTWAIT)
-                    except OSError:
-                        sent = 0
-                    if sent == total:
-                        moment = now()
-                        if linger and moment < until and moment < reactor.deadline - _QUIET:
-                            flags = _LINGER
-                            continue
-                    elif len(answer) != total:
-                        raise RuntimeError(f"the device answered {len(data)} bytes to a read of {count}")
-                    else:
-                        self._send(answer[sent:])
+                        if len(data) != _WORD:
+                            raise RuntimeError(f"the device answered {len(data)} bytes to a read of {_WORD}")
+                        head[_READ:] = data
+                        head[4] = _HEAD  # the reply is the request but for its size and flags
+                        head[8] = _REPLY
+                        try:
+                            sent = send(head, _DONTWAIT)
+                        except OSError:
+                            sent = 0
+                        if sent != _HEAD:
+                            self._send(bytes(head[sent:]))
                 elif (
-                    mode == _POSTED
+                    got == _HEAD
                     and word >> 16 == _PLAIN_WRITE
+                    and offset < self._write_ends.get(where, 0)
+                    and mode == _POSTED
                     and not ancillary
-                    and got == _HEAD
-                    and region < NUM_REGIONS
-                    and count == 4
-                    and offset + count <= self._write_sizes[region]
                 ):
-                    self._posted_write(region, offset, data)
+                    self._posted_write(where & 0xFFFF, offset, bytes(head[_READ:]))
                 elif not self._received(got, ancillary, status):
                     return
             moment = now()
-            if moment > until or self._out or not self.open or (in_reactor and moment >= reactor.deadline):
+            if self._out or not self.open:
                 return
-            flags = _LINGER if linger and moment < reactor.deadline - _QUIET else _NOW
+            if linger and moment < until and moment < reactor.deadline - _QUIET:
+                flags = _LINGER
+            elif moment > until or (in_reactor and moment >= reactor.deadline):
+                return
+            else:
+                flags = _NOW
 
     def _posted_write(self, region: int, offset: int, data: bytes) -> None:
-        self._busy = True
         try:
             self._write(region, offset, data)
         except OSError as error:
             ident = int.from_bytes(self._head[:2], "little")
             self._messages.refused(ident, wire.Command.REGION_WRITE, error)
-        finally:
-            self._busy = False
 
     def _receive_rest(self) -> bool:
         """Go on with a message of which a part is there: read to its end, or to the end of its head."""
@@ -281,7 +276,6 @@ class Connection:
         self._body[: self._have - size] = self._body[size : self._have]
         self._have -= size
         self._fds, self._fds_refused = [], False
-        self._busy = True
         try:
             answer = self._messages.message(ident, command, flags, memoryview(message), fds)
         except DisconnectError as end:
@@ -289,7 +283,6 @@ class Connection:
             self.close(str(end))
             return
         finally:
-            self._busy = False
             if fds is not None:
                 _close_all(fds)
         if answer:
@@ -333,6 +326,10 @@ class Connection:
         if not self._out:
             self._reactor.remove_writer(self._sock.fileno())
             self._reactor.add_reader(self._sock.fileno(), self._readable)
+
+
+def _ends(sizes: list[int]) -> dict[int, int]:
+    return {region | _WORD << 32: size - _WORD + 1 for region, size in enumerate(sizes)}
 
 
 def _no_region(region: int, offset: int, count: int) -> bytes:
