@@ -172,7 +172,7 @@ int main(int argc, char **argv)
 	card_open(&card, &options);
 	if (options.expect)
 		load_expected();
-	track.begin = track.said = track.end = now_ms();
+	track.begin = track.said = track.first = track.end = now_ms();
 	capture[options.io]();
 	print_summary(&before);
 	return counts.verified != counts.intact;

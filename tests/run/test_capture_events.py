@@ -17,7 +17,7 @@ from vcapdev.run.options import RunOptions
 def test_progress_and_summary_are_counted() -> None:
     capture = Capture()
     counts = {"frames": 50, "intact": 45, "dropped": 3, "torn": 1, "stale": 2, "misplaced": 1, "damaged": 1}
-    capture.line(json.dumps({"event": "progress", **counts, "errors": 0, "elapsed_ms": 2000}))
+    capture.line(json.dumps({"event": "progress", **counts, "errors": 0, "span_ms": 1960}))
     frames = capture.frames
     assert (frames.captured, frames.intact, frames.dropped, frames.torn) == (50, 45, 3, 1)
     assert frames.damaged == 4

@@ -49,7 +49,7 @@ class Frames:
     torn: int = 0
     damaged: int = 0  # stale, misplaced or changed bytes
     errors: int = 0  # given back by the driver with the error flag; not among the captured
-    per_second: float = 0.0
+    per_second: float = 0.0  # between the first frame and the last
     bad: list[Json] = field(default_factory=list)  # the first damaged places, as the guest located them
 
 

@@ -71,11 +71,11 @@ class Capture:
         def total(*names: str) -> int:
             return sum(max(0, int(event.get(name, 0))) for name in names)
 
-        frames, seconds = self.frames, total("elapsed_ms") / 1000
+        frames, seconds = self.frames, total("span_ms") / 1000  # from the first frame to the last
         frames.captured, frames.intact = total("frames"), total("intact")
         frames.dropped, frames.torn = total("dropped"), total("torn")
         frames.damaged, frames.errors = total("stale", "misplaced", "damaged"), total("errors")
-        frames.per_second = round(frames.captured / seconds, 2) if seconds else 0.0
+        frames.per_second = round((frames.captured - 1) / seconds, 2) if seconds else 0.0
         self.swapped_pages = total("swapped_pages", "idle_swapped", "queued_swapped")
 
 

@@ -34,7 +34,7 @@ struct counts {
 struct track {
 	uint64_t last; /* position of the last frame in what the card sent, 0: none yet */
 	unsigned first_sequence, last_sequence;
-	int64_t begin, end, said; /* milliseconds */
+	int64_t begin, first, end, said; /* milliseconds; first and end: when frames came */
 };
 
 extern struct options options;

@@ -91,7 +91,9 @@ void count_frame(struct buffer *b, const struct frame *f)
 		track.first_sequence = f->sequence;
 	track.last_sequence = f->sequence;
 	b->index = counts.frames;
+	track.end = now_ms();
+	if (!counts.frames)
+		track.first = track.end;
 	counts.frames += !f->error;
 	counts.errors += !!f->error;
-	track.end = now_ms();
 }

@@ -21,6 +21,7 @@ static void print_counts(void)
 	       counts.frames, counts.verified, counts.full, counts.intact, counts.dropped, counts.errors);
 	for (int i = STALE; i <= DAMAGED; i++)
 		printf(", \"%s\": %u", verdict_names[i], counts.verdicts[i]);
+	printf(", \"span_ms\": %" PRId64, track.end - track.first);
 	printf(", \"swapped_pages\": %lu, \"idle_swapped\": %lu, \"queued_swapped\": %lu, \"clean_pages\": %lu",
 	       counts.swapped, counts.idle_swapped, counts.queued_swapped, counts.clean);
 }
