@@ -275,3 +275,24 @@ def test_a_client_that_makes_its_eventfd_blocking_stalls_nobody(served, eventfd)
     os.set_blocking(trigger, True)
     pin.set_level(True)
     assert pin.level
+
+
+def test_unmasking_intx_is_the_same_on_both_ways(served, new_fd):
+    """The short way of the message that ends each interrupt: the same reply, the same effect."""
+    eventfd = new_fd(os.eventfd(0, os.EFD_CLOEXEC))
+    install = wire.IRQ_SET.pack(20, wire.IRQ_DATA_EVENTFD | wire.IRQ_ACTION_TRIGGER, 0, 0, 1)
+    unmask = wire.IRQ_SET.pack(20, wire.IRQ_DATA_NONE | wire.IRQ_ACTION_UNMASK, 0, 0, 1)
+    served.client.call(Command.DEVICE_SET_IRQS, install, fds=[eventfd])
+    for acts in (served.server._connection._acts, {}):
+        served.server._connection._acts = acts
+        served.server.interrupts.set_level(True)
+        assert os.eventfd_read(eventfd) == 1
+        assert served.client.call(Command.DEVICE_SET_IRQS, unmask) == b""
+        assert not served.server.interrupts._masked
+        assert not served.server.interrupts._pending
+        served.server.interrupts.set_level(False)
+
+
+def test_unmasking_with_a_descriptor_is_refused(served, ram):
+    unmask = wire.IRQ_SET.pack(20, wire.IRQ_DATA_NONE | wire.IRQ_ACTION_UNMASK, 0, 0, 1)
+    served.client.call(Command.DEVICE_SET_IRQS, unmask, fds=[ram], expect=errno.EINVAL)

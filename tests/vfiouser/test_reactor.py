@@ -164,3 +164,23 @@ def test_a_timer_behind_a_cancelled_one_is_in_time(reactor):
     reactor.run()
     assert len(seen) == 1
     assert seen[0] >= 0.006
+
+
+def test_a_cancelled_timer_hurries_nobody(reactor):
+    """Loops that linger ask for the deadline: it is that of the next timer which is still wanted."""
+    later = reactor.call_later(50, lambda: None)
+    sooner = reactor.call_later(1, lambda: None)
+    sooner.cancel()
+    assert reactor.deadline == later.when
+    later.cancel()
+    assert reactor.deadline == float("inf")
+
+
+def test_a_callback_cancels_what_is_due_with_it(reactor):
+    """Both have left the heap by then, which is empty."""
+    seen = []
+    timers = []
+    timers += [reactor.call_later(0, lambda: (seen.append(1), timers[1].cancel()))]
+    timers += [reactor.call_later(0, lambda: seen.append(2))]
+    reactor._run_due()
+    assert seen == [1]

@@ -43,10 +43,13 @@ class Command(IntFlag):
     INTX_DISABLE = 1 << 10  # came with PCI 2.3; harmless to who does not know it
 
 
+_STATUS_INTX = 1 << 3  # a plain number for what happens twice an interrupt
+
+
 class Status(IntFlag):
     """The status register's bits."""
 
-    INTX = 1 << 3  # PCI 2.3: the function wants an interrupt, whatever INTX_DISABLE says
+    INTX = _STATUS_INTX  # PCI 2.3: the function wants an interrupt, whatever INTX_DISABLE says
     CAPABILITIES = 1 << 4
     FAST_BACK = 1 << 7
     MASTER_PARITY = 1 << 8
@@ -245,7 +248,10 @@ class ConfigSpace:
 
     def set_intx_status(self, level: bool) -> None:
         """Show the interrupt that the function wants, asserted or not."""
-        self.data[0x06] = (self.data[0x06] & ~Status.INTX) | (Status.INTX if level else 0)
+        if level:
+            self.data[0x06] |= _STATUS_INTX
+        else:
+            self.data[0x06] &= ~_STATUS_INTX
 
     def report_abort(self, why: Abort) -> None:
         """Record how a transfer that the function started was refused.

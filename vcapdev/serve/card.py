@@ -29,7 +29,8 @@ from vcapdev.vfiouser.reactor import Reactor
 from vcapdev.vfiouser.server import Server
 
 _ATTACH_AGAIN = 5.0  # seconds until the next try to find the guest's kernel
-_POLL = 0.02  # seconds between two looks of the checker at pins while nothing else happens
+_POLL = 0.02  # seconds between two looks of the checker at pins while no field ends
+_BUSY = 0.1  # seconds until the next such question while fields end, each of which has its own look
 
 
 class Card:
@@ -96,10 +97,11 @@ class Card:
             self._next_attach = self.reactor.now() + _ATTACH_AGAIN
             if self.checker.attached:
                 _keep_from_the_collector()
-        if self.chip.stats.fields == self._polled_at:  # else the end of a field was its occasion
+        quiet = self.chip.stats.fields == self._polled_at
+        if quiet:
             self.checker.poll()
         self._polled_at = self.chip.stats.fields
-        self.reactor.call_later(_POLL, self._poll)
+        self.reactor.call_later(_POLL if quiet else _BUSY, self._poll)
 
     def _client_agreed(self) -> None:
         self.was_connected = True

@@ -29,6 +29,7 @@ _READ = wire.REGION_MESSAGE.size  # bytes of a REGION_READ
 _unpack = struct.Struct(f"<QQQQ{_HEAD - _READ}x").unpack
 _PLAIN_READ = wire.Command.REGION_READ | _READ << 16
 _PLAIN_WRITE = wire.Command.REGION_WRITE | _HEAD << 16  # of four bytes
+_DONE = wire.reply(0, 0, b"")[4:]  # a reply without payload, behind id and command
 _POSTED, _REPLY = int(wire.FLAG_NO_REPLY), int(wire.TYPE_REPLY)
 _TRUNCATED = int(socket.MSG_CTRUNC)  # more descriptors came than there was room for
 _WORD = 4  # bytes of an access that takes the fast path
@@ -95,6 +96,7 @@ class Connection:
         # a request for four bytes.
         self._read_ends: dict[int, int] = {}
         self._write_ends: dict[int, int] = {}
+        self._acts: dict[bytes, Callable[[], None]] = {}  # by all of a message but its id
         self.open = True
         reactor.add_reader(sock.fileno(), self._readable)
 
@@ -107,6 +109,12 @@ class Connection:
         """Likewise ``write(region, offset, data)`` for posted writes of words."""
         self._write = write
         self._write_ends.update(_ends(sizes))
+
+    def act_fast(self, request: bytes, act: Callable[[], None]) -> None:
+        """Likewise ``act()`` for a command of these bytes, whatever its id; its reply has no payload."""
+        if len(request) != _HEAD:
+            raise ValueError(f"{len(request)} bytes are not the length of a first read")
+        self._acts[request[2:]] = act
 
     def linger_when(self, allowed: Callable[[], bool]) -> None:
         """Let ``allowed`` say whether lingering would harm."""
@@ -191,6 +199,9 @@ class Connection:
                     and not ancillary
                 ):
                     self._posted_write(where & 0xFFFF, offset, bytes(head[_READ:]))
+                elif got == _HEAD and not ancillary and (act := self._acts.get(bytes(head[2:]))) is not None:
+                    act()
+                    self._send(head[:4] + _DONE)
                 elif not self._received(got, ancillary, status):
                     return
             moment = now()

@@ -119,8 +119,10 @@ class IntxTrigger(Vector):
         self._level = level
         if level:
             self._look()
-        elif self._take_back():
-            self._pending = False
+        else:
+            self._cancel_relook()
+            if self._take_back():
+                self._pending = False
 
     def install(self, fd: int | None) -> None:
         """Take over a trigger eventfd. A signal that nobody saw moves to the new one; none: all masks end."""

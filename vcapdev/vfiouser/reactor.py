@@ -209,6 +209,8 @@ class Reactor:
 
     def _cancelled(self) -> None:
         self._dead += 1
+        if self._timers and not self._timers[0].active:
+            self._settle_deadline()
         if self._dead > _COMPACT_FROM and 2 * self._dead > len(self._timers):
             self._timers = [timer for timer in self._timers if timer.active]
             heapq.heapify(self._timers)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from vcapdev.vfiouser import wire
 from vcapdev.vfiouser.connection import Connection, DisconnectError
-from vcapdev.vfiouser.device import NUM_IRQS, NUM_REGIONS, Device
+from vcapdev.vfiouser.device import IRQ_INTX, NUM_IRQS, NUM_REGIONS, Device
 from vcapdev.vfiouser.dmamap import DmaMap
 from vcapdev.vfiouser.handshake import negotiate
 from vcapdev.vfiouser.interrupts import IntxTrigger, IrqTable
@@ -24,6 +24,8 @@ _Handler = Callable[[memoryview, list[int]], bytes]
 _KNOWN_FLAGS = wire.TYPE_MASK | wire.FLAG_NO_REPLY
 _REFUSED_MAPS = 64  # remembered at a time
 _TAKES_FDS = (wire.Command.DMA_MAP, wire.Command.DEVICE_SET_IRQS)
+_UNMASK = wire.IRQ_SET.pack(wire.IRQ_SET.size, wire.IRQ_DATA_NONE | wire.IRQ_ACTION_UNMASK, IRQ_INTX, 0, 1)
+_UNMASK_INTX = wire.HEADER.pack(0, wire.Command.DEVICE_SET_IRQS, 36, 0, 0) + _UNMASK
 
 
 def _to_stderr(line: str) -> None:
@@ -197,6 +199,8 @@ class Server:
             self._connection.read_fast(self._device_read, sizes)
             sizes = [region.size if region.writable else 0 for region in self._device.regions]
             self._connection.write_fast(self._device.region_write, sizes)
+            if self._device.irqs[IRQ_INTX].count:
+                self._connection.act_fast(_UNMASK_INTX, self.interrupts.unmask)
         if self.on_connect is not None:
             self.on_connect()
         return answer
