@@ -208,3 +208,24 @@ def test_reads_and_writes_run_together(served, size, cut):
     replies = [served.client.receive() for _ in range(3)]
     assert [reply.payload[-4:] for reply in replies] == [bytes(4), *[data[:4].ljust(4, b"\0")] * 2]
     assert served.device.writes == [(0, 0, data)] * 3
+
+
+@pytest.mark.parametrize("cut", range(1, 104))
+def test_a_descriptor_in_a_stream_cut_anywhere(served, new_fd, cut):
+    """A read, a posted write and the shortest message with a descriptor: it finds its own at every split."""
+    eventfd = new_fd(os.eventfd(0, os.EFD_CLOEXEC))
+    flags = wire.IRQ_DATA_EVENTFD | wire.IRQ_ACTION_TRIGGER
+    before = READ + posted_write(b"abcd")
+    install = message(Command.DEVICE_SET_IRQS, wire.IRQ_SET.pack(20, flags, 0, 0, 1))
+    pieces = [(before[:cut], []), (before[cut:], []), (install, [eventfd])]
+    if cut > len(before):
+        inside = cut - len(before)
+        pieces = [(before, []), (install[:inside], [eventfd]), (install[inside:], [])]
+    for data, fds in pieces:
+        if data:
+            served.client.send_bytes(data, fds)
+            served.client.pump()
+    assert [served.client.receive().errno for _ in range(2)] == [0, 0]
+    assert served.device.writes == [(0, 0, b"abcd")]
+    served.server.interrupts.set_level(True)
+    assert os.eventfd_read(eventfd) == 1

@@ -8,7 +8,7 @@ what comes with a read that ends in a second message belongs to that one. A REGI
 guest waits for, and a REGION_WRITE of four bytes, the one that comes most often, fit: one system call each.
 
 Speed. Waiting in poll and then reading costs a third of a round trip. While no timer is due soon, the
-connection *lingers* after a message: it waits in the read itself, for a kernel tick at most.
+connection *lingers* after a message: it waits in the read itself, for a kernel tick or two.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Connection:
                     got == _READ
                     and word >> 16 == _PLAIN_READ
                     and offset < ends.get(where, 0)
-                    and not (mode or ancillary)
+                    and not (mode or ancillary or status & _TRUNCATED)
                 ):
                     try:
                         data = self._read(where & 0xFFFF, offset, _WORD)
@@ -196,10 +196,14 @@ class Connection:
                     and word >> 16 == _PLAIN_WRITE
                     and offset < self._write_ends.get(where, 0)
                     and mode == _POSTED
-                    and not ancillary
+                    and not (ancillary or status & _TRUNCATED)
                 ):
                     self._posted_write(where & 0xFFFF, offset, bytes(head[_READ:]))
-                elif got == _HEAD and not ancillary and (act := self._acts.get(bytes(head[2:]))) is not None:
+                elif (
+                    got == _HEAD
+                    and not (ancillary or status & _TRUNCATED)
+                    and (act := self._acts.get(bytes(head[2:]))) is not None
+                ):
                     act()
                     self._send(head[:4] + _DONE)
                 elif not self._received(got, ancillary, status):
