@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from vcapdev.bt878.expected import FIELDS, expected_frame
+from vcapdev.bt878.timing import NORMS
 from vcapdev.errors import UsageError
 from vcapdev.report.picture import FORMATS as PICTURES
+from vcapdev.run import options
 from vcapdev.run.options import FORMATS, RunOptions, add_arguments, from_arguments
 
 
@@ -121,3 +124,12 @@ def test_mutant_and_module_exclude_each_other(tmp_path: Path) -> None:
     (tmp_path / "a.ko").touch()
     with pytest.raises(UsageError, match="give one of them"):
         parse("--mutant", "early-unpin", "--module", str(tmp_path / "a.ko"))
+
+
+def test_choices_are_what_the_card_has() -> None:
+    """They are written down a second time so that ``--help`` need not load the card."""
+    assert tuple(NORMS) == options.NORMS
+    assert options.FIELDS == FIELDS
+    for fourcc in options.FORMATS:
+        for field in options.FIELDS:
+            expected_frame("PAL", fourcc, 64, 64, field)
