@@ -30,11 +30,12 @@ from vcapdev.dmacheck.history import History
 from vcapdev.dmacheck.ledger import Record, pages_of, too_many
 from vcapdev.dmacheck.look import BatchPages, Look, weigh
 from vcapdev.dmacheck.oddities import Oddities
-from vcapdev.dmacheck.recent import RecentFields
+from vcapdev.dmacheck.recent import RecentFields, RecentSets
 from vcapdev.dmacheck.releases import Releases
 from vcapdev.dmacheck.rules import OUTSIDE_RAM, PAGE_RULES, RECYCLED, USER, Codes
 from vcapdev.dmacheck.verdict import Verdict
 from vcapdev.guestmm.kernel import Kernel
+from vcapdev.guestmm.pages import PageSet
 
 
 class Checker:
@@ -71,6 +72,7 @@ class Checker:
         self._counts: Counter[str] = Counter()
         self._seen = np.zeros(0, dtype=bool)
         self._recent = RecentFields()
+        self._sets = RecentSets()
 
     # What users of the checker call.
 
@@ -117,6 +119,7 @@ class Checker:
         if self._kernel is not None:
             self._pins = Releases(self._kernel, self._court, self._oddities, self._pins)
         self._recent.clear()
+        self._sets.clear()
 
     def poll(self) -> None:
         """Look for released pins, and pronounce what was found. To be called every 20 ms or so."""
@@ -261,19 +264,24 @@ class Checker:
         pages: BatchPages | None = batch.cache.get(self)
         if pages is not None and pages.epoch is self._attachment.epoch and pages.record is record:
             return
-        pfns = pages_of(batch.addr, batch.length.astype(np.uint64))
-        inside = pfns[pfns < len(self._seen)]
-        self._seen[inside] = True
+        chosen = self._pages_written(batch, record, self._kernel)
+        self._seen[chosen.pfns[: np.searchsorted(chosen.pfns, len(self._seen))]] = True
         size = int(batch.length.sum(dtype=np.int64))
-        pages = BatchPages(self._attachment.epoch, self._kernel, setting, record, pfns, size)
+        pages = BatchPages(self._attachment.epoch, self._kernel, setting, record, chosen, size)
         pages.partial = too_many(batch.addr, batch.length.astype(np.uint64))
         batch.cache[self] = pages
+
+    def _pages_written(self, batch: Batch, record: Record, kernel: Kernel) -> PageSet:
+        """A batch's pages; where it is all that its program writes, they were looked at to learn that."""
+        if record.pages is not None and record.writes_just(batch.addr, batch.length):
+            return record.pages
+        return PageSet(kernel, pages_of(batch.addr, batch.length.astype(np.uint64)))
 
     def _learn(self, record: Record) -> None:
         setting = self._attachment.setting
         if self._kernel is None or setting is None or self._pins is None:
             return
-        facts = record.learn(self._kernel, setting)
+        facts = record.learn(self._sets.of(self._kernel, record.pfns), setting)
         if record.kind == USER:
             self._pins.admit(facts, record)
 
@@ -335,7 +343,8 @@ class Checker:
         self._counts["thorough"] += 1
         if self._kernel is None or not len(look.changed):
             return
-        facts = look.facts.take(look.changed)
+        all_changed = len(look.changed) == len(look.facts.pfn)
+        facts = look.facts if all_changed else look.facts.take(look.changed)
         if self._pins is not None and not record.known.all():  # pinned only after it was announced
             self._pins.admit(facts, record)
         self._history.record(when, facts)

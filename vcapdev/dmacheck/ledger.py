@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The books: which programs there are, what their pages were at first sight, and who is pinned since when."""
+"""The books: which programs there are, and what their pages were at first sight."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +10,14 @@ from vcapdev.dma import Program
 from vcapdev.dmacheck.rules import USER, Promise, Setting, classify, has_owner
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE
-from vcapdev.guestmm.pages import Bools, PageFacts, PageSet, Pfns, among
+from vcapdev.guestmm.pages import PageFacts, PageSet, Pfns
 
 MAX_PAGES = 1 << 14  # pages of one program or batch (64 MB)
-MAX_WATCHED = 1 << 16  # pages watched for their release: 32 buffers of the largest size have 17 000
 
 
 def pages_of(address: NDArray[np.uint64], length: NDArray[np.uint64]) -> Pfns:
     """The distinct page frames of pieces of memory, ascending; at most :data:`MAX_PAGES`."""
-    some = length > 0
-    first = (address[some] >> np.uint64(PAGE_SHIFT)).astype(np.int64)
-    last = ((address[some] + length[some] - np.uint64(1)) >> np.uint64(PAGE_SHIFT)).astype(np.int64)
+    first, last = _ends_of(address, length)
     if (last > first).any():
         first = np.concatenate([first, _spread(first, last)])
     return distinct(first)[:MAX_PAGES]
@@ -32,10 +27,17 @@ def too_many(address: NDArray[np.uint64], length: NDArray[np.uint64]) -> bool:
     """Whether :func:`pages_of` may have left some out."""
     if len(address) <= MAX_PAGES // 2 and int(length.sum()) <= MAX_PAGES // 2 * PAGE_SIZE:
         return False
-    some = length > 0
-    first = (address[some] >> np.uint64(PAGE_SHIFT)).astype(np.int64)
-    last = ((address[some] + length[some] - np.uint64(1)) >> np.uint64(PAGE_SHIFT)).astype(np.int64)
+    first, last = _ends_of(address, length)
     return int(np.sum(last - first + 1)) > MAX_PAGES and len(pages_of(address, length)) >= MAX_PAGES
+
+
+def _ends_of(address: NDArray[np.uint64], length: NDArray[np.uint64]) -> tuple[Pfns, Pfns]:
+    """First and last page frame of each piece that is not empty."""
+    if not length.all():
+        some = length > 0
+        address, length = address[some], length[some]
+    shift = np.uint64(PAGE_SHIFT)
+    return (address >> shift).view(np.int64), ((address + length - np.uint64(1)) >> shift).view(np.int64)
 
 
 def distinct(pfns: Pfns) -> Pfns:
@@ -62,7 +64,10 @@ def _spread(first: Pfns, last: Pfns) -> Pfns:
 
 
 class Record:
-    """A program and what it was promised. ``version`` grows whenever that is learnt anew."""
+    """A program and what it was promised. ``version`` grows whenever that is learnt anew.
+
+    ``pages`` are its pages ready for looks, while it is learned.
+    """
 
     def __init__(self, program: Program) -> None:
         self.id = program.id
@@ -72,31 +77,32 @@ class Record:
         self.version = 0
         self.learned = False
         self.kind = ""
+        self.pages: PageSet | None = None
         self.mapping = np.zeros(len(self.pfns), dtype=np.uint64)
-        self.index = self.mapping.copy()
+        self.index = self.mapping
         self.known = np.zeros(len(self.pfns), dtype=bool)
-        self.owned = self.known
+        self._first: tuple[PageFacts, Setting] | None = None
 
-    def learn(self, kernel: Kernel, setting: Setting) -> PageFacts:
+    def learn(self, pages: PageSet, setting: Setting) -> PageFacts:
         """Look at the pages now and hold the program to what is found.
 
         What once wrote to user pages stays a program for user pages: pages that were all given away may by
         chance look like a kernel buffer.
+
+        :param pages: the pages ``pfns``; another program's set of the same pages will do.
         """
-        pages = PageSet(kernel, self.pfns)
-        pages.read()
-        facts = pages.facts()
+        facts = pages.sight()
+        self.pages, self.pfns, self._first = pages, pages.pfns, (facts, setting)
         self.kind = self.kind or classify(facts, setting)
         self.mapping, self.index = facts.mapping, facts.index
         self.known = facts.pinned & facts.present & ~facts.torn
-        self.owned = has_owner(facts, setting)
         self.learned = True
         self.version += 1
         return facts
 
     def forget(self, *, kind: bool) -> None:
         """Learn anew at the next write; with ``kind`` even what sort of memory it writes to."""
-        self.learned = False
+        self.learned, self.pages = False, None
         self.version += 1
         if kind:
             self.kind = ""
@@ -118,16 +124,26 @@ class Record:
         if not len(self.pfns):
             empty = np.zeros(len(pfns), dtype=np.uint64)
             return Promise(self.kind or USER, empty, empty, np.zeros(len(pfns), dtype=bool))
+        if pfns is self.pfns:
+            return Promise(self.kind, self.mapping, self.index, self.known)
         place = np.minimum(np.searchsorted(self.pfns, pfns), len(self.pfns) - 1)
         ours = self.pfns[place] == pfns
         return Promise(self.kind, self.mapping[place], self.index[place], self.known[place] & ours)
 
     def identity(self, pfn: int) -> tuple[int, int] | None:
         """``mapping`` and ``index`` of a page at first sight, None where it was no page of a user then."""
-        for i in np.flatnonzero(self.pfns == pfn).tolist():
-            if self.owned[i]:
-                return int(self.mapping[i]), int(self.index[i])
-        return None
+        rows = np.flatnonzero(self.pfns == pfn)
+        if self._first is None or not len(rows):
+            return None
+        facts, setting = self._first
+        first = facts.take(rows)
+        return (int(first.mapping[0]), int(first.index[0])) if has_owner(first, setting)[0] else None
+
+    def writes_just(self, address: NDArray[np.uint64], length: NDArray[np.uint32]) -> bool:
+        """Whether these pieces are the whole program, piece by piece."""
+        if len(address) != len(self.ranges):
+            return False
+        return bool((self.ranges[:, 0] == address).all() and (self.ranges[:, 1] == length).all())
 
     @property
     def ends(self) -> tuple[int, int]:
@@ -150,148 +166,3 @@ class Record:
         before = int(length[: hit[0]].sum()) + address - int(start[hit[0]])
         _, seen = np.unique(start[: hit[0] + 1] // np.uint64(PAGE_SIZE), return_index=True)
         return max(len(seen) - 1, 0), len(self.pfns), before
-
-
-@dataclass(frozen=True)
-class Release:
-    """Pages whose pins were found gone: rows of ``facts``, and what was known while they were pinned."""
-
-    facts: PageFacts
-    rows: NDArray[np.intp]
-    was_clean: Bools
-    written: Bools
-    same: Bools  # mapping and index are what they were
-
-
-class PinTable:
-    """Every page that was seen pinned as a DMA target, until it is seen released.
-
-    New pages wait in a list until the table is next used: programs come and go with every frame. ``version``
-    grows when pages have to be marked as written again.
-    """
-
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
-        self._dirty_bit = kernel.flags.bit("dirty")
-        self._count_word = kernel.layout.refcount // 8
-        self._waiting: list[_Columns] = []
-        self.version = 0
-        self.refused = 0  # pages that there was no room for
-        self._adopt(_Columns.none())
-
-    def __len__(self) -> int:
-        return len(self._columns.pfn)
-
-    def _adopt(self, columns: _Columns) -> None:
-        self._columns = columns
-        self.pages = PageSet(self._kernel, columns.pfn)
-        self._sample = PageSet(self._kernel, columns.pfn[columns.sample])
-        files = (columns.mapping != 0) & ((columns.mapping & np.uint64(1)) == 0)
-        self.of_files = bool(files.any())
-        self._last = self._sampled = b""
-        self.version += 1
-
-    def add(self, facts: PageFacts, ends: tuple[int, int] = (-1, -1)) -> tuple[int, int]:
-        """Watch the pinned ones among these pages; ``ends`` serve as the samples of :meth:`stirred`.
-
-        :return: how many pages are new, and how many of those were clean.
-        """
-        rows = np.flatnonzero(facts.pinned & facts.present & ~facts.torn)
-        for known in (self._columns, *self._waiting):
-            rows = rows[~among(facts.pfn[rows], known.pfn)]
-        if not len(rows) or len(self) + len(rows) > MAX_WATCHED:
-            self.refused += len(rows)
-            return 0, 0
-        pfn = facts.pfn[rows]
-        clean = ~facts.has(self._dirty_bit)[rows]
-        sample = (pfn == ends[0]) | (pfn == ends[1])
-        columns = (
-            pfn,
-            clean,
-            np.zeros(len(rows), dtype=bool),
-            facts.mapping[rows],
-            facts.index[rows],
-            sample,
-        )
-        self._waiting.append(_Columns(*columns))
-        return len(rows), int(np.count_nonzero(clean))
-
-    def merge(self) -> None:
-        """Take in the pages that wait."""
-        if self._waiting:
-            parts, self._waiting = [self._columns, *self._waiting], []
-            self._adopt(_Columns.joined(parts))
-
-    def mark_written(self, pfns: Pfns) -> None:
-        """The device has written to these pages."""
-        self.merge()
-        known = self._columns.pfn
-        if len(known):
-            place = np.minimum(np.searchsorted(known, pfns), len(known) - 1)
-            self._columns.written[place[known[place] == pfns]] = True
-
-    def stirred(self) -> bool:
-        """A cheap look at the first and last page of each program: have their reference counts changed?"""
-        self.merge()
-        if not len(self._sample):
-            return False
-        column = self._sample.read()[:, self._count_word].tobytes()
-        changed, self._sampled = column != self._sampled, column
-        return changed
-
-    def look(self) -> Release | None:
-        """Look at all pages; those that are pinned no longer are returned once and watched no more."""
-        self.merge()
-        columns = self._columns
-        if not len(columns.pfn):
-            return None
-        now = self.pages.peek()
-        if now == self._last:
-            return None
-        self.pages.read()
-        facts = self.pages.facts()
-        self._last = self.pages.peeked()
-        gone = ~facts.pinned & ~facts.torn
-        clean = ~facts.has(self._dirty_bit)
-        if not gone.any():
-            columns.clean[:] = clean
-            return None
-        rows = np.flatnonzero(gone)
-        same = (facts.mapping == columns.mapping) & (facts.index == columns.index)
-        release = Release(facts, rows, columns.clean[rows], columns.written[rows], same[rows])
-        columns.clean[:] = clean
-        self._adopt(columns.kept(~gone))
-        return release
-
-    def still_pinned(self) -> PageFacts | None:
-        """A fresh look at all pages that are watched; None when there are none."""
-        self.merge()
-        if not len(self):
-            return None
-        self.pages.read()
-        return self.pages.facts()
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """What is known of pinned pages, ascending by ``pfn``; ``clean`` at the last look while pinned."""
-
-    pfn: Pfns
-    clean: Bools
-    written: Bools
-    mapping: NDArray[np.uint64]
-    index: NDArray[np.uint64]
-    sample: Bools
-
-    @classmethod
-    def none(cls) -> _Columns:
-        words, bits = np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=bool)
-        return cls(np.zeros(0, dtype=np.int64), bits, bits, words, words, bits)
-
-    @classmethod
-    def joined(cls, parts: list[_Columns]) -> _Columns:
-        order = np.argsort(np.concatenate([part.pfn for part in parts]), kind="stable")
-        return cls(*(np.concatenate([getattr(p, f.name) for p in parts])[order] for f in fields(cls)))
-
-    def kept(self, keep: Bools) -> _Columns:
-        return _Columns(*(getattr(self, f.name)[keep] for f in fields(self)))

@@ -17,7 +17,7 @@ from vcapdev.dmacheck.ledger import Record
 from vcapdev.dmacheck.rules import Codes, Promise, Setting, certain_alone, judge
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.layout import PIN_BIAS
-from vcapdev.guestmm.pages import Bools, PageFacts, PageSet, Pfns, relevant_words
+from vcapdev.guestmm.pages import Bools, PageFacts, PageSet, relevant_words
 from vcapdev.guestmm.vmemmap import Rows
 
 _TRIES = 8  # for a page to stand still between two reads
@@ -102,13 +102,13 @@ class BatchPages:
     )
 
     def __init__(
-        self, epoch: object, kernel: Kernel, setting: Setting, record: Record, pfns: Pfns, size: int
+        self, epoch: object, kernel: Kernel, setting: Setting, record: Record, pages: PageSet, size: int
     ) -> None:
         self._material = material_of(kernel)
         self.epoch = epoch
         self.record = record
-        self.pages = PageSet(kernel, pfns)
-        self.count = len(pfns)
+        self.pages = pages
+        self.count = len(pages)
         self.size = size
         self.partial = False  # whether there were too many to look at all
         self.before: Look | None = None
@@ -117,7 +117,7 @@ class BatchPages:
         self._kernel = kernel
         self._setting = setting
         self._version = -1
-        self._promise: Promise = record.promise(pfns)
+        self._promise: Promise = record.promise(pages.pfns)
         self._good = b""
         self._last: NDArray[np.uint64] | None = None
 
@@ -127,27 +127,36 @@ class BatchPages:
 
     def unchanged(self) -> bool:
         """Whether all that matters of the pages is byte for byte what was last judged good."""
-        return self.pages.peek() == self._good and self._version == self.record.version
+        return self._version == self.record.version and self.pages.peek() == self._good
 
     def look(self) -> Look | None:
         """Read and judge; None when no word changed that matters."""
-        self.pages.read()
         if self._version != self.record.version:
             self._version, self._good = self.record.version, b""
             self._promise = self.record.promise(self.pages.pfns)
-        if self._good and self._last is not None and self._last.shape == self.pages.rows.shape:
-            words = np.flatnonzero(self.pages.rows.ravel() != self._last.ravel())
-            if len(words) <= _FEW and self._material.none(words, self.pages.rows, self._last):
+        if self._good:
+            self.pages.read()
+            if self._immaterial():
                 self._remember()
                 return None
+            facts = self.pages.facts()
+        else:
+            facts = self.pages.sight()  # where the program was just learnt, a peek tells that it holds still
         changed = self._changed()
-        facts = self.pages.facts()
         look = Look(facts, judge(facts, self._promise, self._setting), changed)
         if look.bad or facts.torn.any():
             look = self.restudy(changed)
         self.facts = look.facts
         self._remember(good=not look.bad and not look.unsure)
         return look
+
+    def _immaterial(self) -> bool:
+        """Whether what was read now differs from what was found good in nothing that matters."""
+        rows, last = self.pages.rows, self._last
+        if last is None or last.shape != rows.shape:
+            return False
+        words = np.flatnonzero(rows.ravel() != last.ravel())
+        return len(words) <= _FEW and self._material.none(words, rows, last)
 
     def restudy(self, changed: NDArray[np.intp] | None = None) -> Look:
         """Read and judge until two reads in a row agree on everything that matters.

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The batches of the last fields, for the picture of page states."""
+"""What was looked at of late: batches, for the picture of page states, and sets of pages, to use again."""
 
 from __future__ import annotations
 
 from collections import deque
 
+import numpy as np
+
 from vcapdev.dmacheck.look import BatchPages
 from vcapdev.guestmm.kernel import Kernel
+from vcapdev.guestmm.pages import PageSet, Pfns
 from vcapdev.guestmm.pageview import state_labels
 
 _MAX_BATCHES = 1024  # of one field
+_MAX_SETS = 4  # a driver makes the programs of a frame's two fields at once
 _FIELDS_KEPT = 3  # the one under way and two complete ones: a frame
 
 
@@ -43,3 +47,23 @@ class RecentFields:
                     labels = state_labels(kernel, pages.facts)
                     states.update(zip(pages.facts.pfn.tolist(), labels, strict=True))
         return states
+
+
+class RecentSets:
+    """Sets of pages that programs were learnt with: both fields of a frame write to the same pages."""
+
+    def __init__(self) -> None:
+        self._sets: deque[tuple[Kernel, PageSet]] = deque(maxlen=_MAX_SETS)
+
+    def of(self, kernel: Kernel, pfns: Pfns) -> PageSet:
+        """The set of these pages, a known one if possible. Its ``pfns`` are the caller's or their equal."""
+        for known, pages in self._sets:
+            if known is kernel and np.array_equal(pages.pfns, pfns):
+                return pages
+        pages = PageSet(kernel, pfns)
+        self._sets.appendleft((kernel, pages))
+        return pages
+
+    def clear(self) -> None:
+        """Forget all sets: guest memory is no longer where they look for it."""
+        self._sets.clear()

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcapdev.dmacheck.court import Court
-from vcapdev.dmacheck.ledger import PinTable, Record, Release
+from vcapdev.dmacheck.ledger import Record
 from vcapdev.dmacheck.oddities import Oddities
+from vcapdev.dmacheck.pins import PinTable, Release
 from vcapdev.dmacheck.rules import NOT_DIRTIED, PIN_LEAK
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.pages import Bools, PageFacts, Pfns
@@ -43,7 +44,7 @@ class Releases:
     def admit(self, facts: PageFacts, record: Record) -> None:
         """Watch the pinned pages of a program."""
         refused = self.table.refused
-        new, clean = self.table.add(facts, record.ends)
+        new, clean = self.table.add(facts, record.pages, record.ends)
         self._oddities.add("unwatched", self.table.refused - refused)
         self._figures["watched"] += new
         self._figures["clean_at_pin"] += clean
@@ -59,9 +60,7 @@ class Releases:
         if release is not None:
             self._judge(release)
         self._written = written
-        if release is None:
-            return None
-        return release.facts.pfn[release.rows]
+        return None if release is None else release.facts.pfn
 
     def hear(self, books: Books) -> None:
         """Pronounce what :meth:`look` has found."""
@@ -70,12 +69,11 @@ class Releases:
             self._court.pin_verdict(NOT_DIRTIED, self._kernel, facts, rows, books())
 
     def _judge(self, release: Release) -> None:
-        facts, rows, bit = release.facts, release.rows, self._kernel.flags.bit
-        dirty = facts.has(bit("dirty"))[rows]
+        dirty = release.facts.has(self._kernel.flags.bit("dirty"))
         gone, doubtful = self._gone(release), self._doubtful(release)
         judged = release.written & ~gone & ~doubtful
         figures = self._figures
-        figures["released"] += len(rows)
+        figures["released"] += len(dirty)
         figures["released_unwritten"] += int(np.count_nonzero(~release.written))
         figures["released_dirty"] += int(np.count_nonzero(release.written & ~gone & dirty))
         figures["judged_clean_before"] += int(np.count_nonzero(judged & release.was_clean))
@@ -84,12 +82,12 @@ class Releases:
         late = release.written & (gone | (~dirty & ~bad))
         self._oddities.add("release-seen-late", int(np.count_nonzero(late)))
         if bad.any():
-            self._docket.append((facts, rows[bad]))
+            self._docket.append((release.facts, np.flatnonzero(bad)))
 
     def _gone(self, release: Release) -> Bools:
         """Pages that have lost everything since their release: they were freed, or are somebody else's."""
-        facts, rows = release.facts, release.rows
-        freed: Bools = (facts.refcount[rows] == 0) | facts.typed[rows] | ~facts.present[rows]
+        facts = release.facts
+        freed: Bools = (facts.refcount == 0) | facts.typed | ~facts.present
         return freed | ~release.same
 
     def _doubtful(self, release: Release) -> Bools:
@@ -98,11 +96,11 @@ class Releases:
         Reclaim clears PG_dirty when it begins to write a page out, which only a page in the swap cache (or of
         a file) can suffer. (One that came from swap may well stay in the swap cache while it is pinned.)
         """
-        facts, rows, bit = release.facts, release.rows, self._kernel.flags.bit
+        facts, bit = release.facts, self._kernel.flags.bit
         swapcache = facts.has(bit("swapcache")) & facts.has(bit("swapbacked"))
         busy = swapcache | facts.has(bit("writeback"))
         lazily_freed = facts.anon & ~facts.has(bit("swapbacked"))  # MADV_FREE takes the dirtiness away
-        doubtful: Bools = (busy | lazily_freed)[rows] | self._cleaned_file_pages(release)
+        doubtful: Bools = busy | lazily_freed | self._cleaned_file_pages(release)
         return doubtful
 
     def _cleaned_file_pages(self, release: Release) -> Bools:
@@ -111,11 +109,11 @@ class Releases:
         That is ruled out where the kernel has finished writing back not one page since before the last look
         at them while pinned, and is not about to begin.
         """
-        facts, rows, bit = release.facts, release.rows, self._kernel.flags.bit
-        of_file: Bools = (~facts.anon & (facts.mapping != 0) & ~facts.has(bit("swapbacked")))[rows]
+        facts, bit = release.facts, self._kernel.flags.bit
+        of_file: Bools = ~facts.anon & (facts.mapping != 0) & ~facts.has(bit("swapbacked"))
         if not of_file.any():
             return of_file
-        moving = facts.has(bit("dirty") | bit("writeback") | bit("locked"))[rows] & of_file
+        moving = facts.has(bit("dirty") | bit("writeback") | bit("locked")) & of_file
         now = read_pages_written(self._kernel)
         quiet = now is not None and now == self._written and not moving.any()
         return np.zeros_like(of_file) if quiet else of_file

@@ -251,6 +251,8 @@ def classify(facts: PageFacts, setting: Setting) -> str:
     """What a program writes to, judged by all of its pages at first sight."""
     if not facts.present.any():
         return DEVICE
+    if facts.present[0] and facts.pins[0] > 0 and int(facts.pfn[0]) not in setting.bounce:
+        return USER  # one page of a user is enough, and nearly always the first is one
     buffer = (unmarked(facts, setting) & ~facts.pinned & ~facts.has(setting.reserved_bit)) | setting.bounced(
         facts
     )
@@ -277,6 +279,12 @@ def certain_alone(codes: Codes) -> Bools:
 
 def _plainly_good(facts: PageFacts, promise: Promise, setting: Setting) -> bool:
     """Whether all pages are single pinned user pages with nothing unusual: nearly always so."""
-    good = facts.pinned & ~facts.typed & ~facts.has(setting.slab_bit | setting.reserved_bit) & ~facts.ksm
-    good &= ~facts.large & (facts.mapping == promise.mapping) & (facts.index == promise.index)
-    return bool(good.all() and promise.known.all() and facts.present.all())
+    if not len(facts.pfn) or facts.pins.min() <= 0 or facts.mapcount.min() < -1:
+        return False
+    odd_flags = int(np.bitwise_or.reduce(facts.flags)) & (setting.slab_bit | setting.reserved_bit)
+    if odd_flags or facts.large.any() or facts.ksm.any():
+        return False
+    same = facts.mapping is promise.mapping or bool(
+        (facts.mapping == promise.mapping).all() and (facts.index == promise.index).all()
+    )
+    return same and bool(promise.known.all() and facts.present.all())

@@ -7,6 +7,7 @@ from one of the first tails. A :class:`PageSet` therefore reads its pages' *comp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,11 @@ class PageFacts:
         """The facts of some of the pages, copied."""
         return PageFacts(*(getattr(self, name)[rows] for name in self.__slots__))
 
+    @classmethod
+    def joined(cls, parts: Sequence[PageFacts]) -> PageFacts:
+        """The facts of several sets of pages, one behind the other."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
+
     @property
     def pinned(self) -> Bools:
         """Maybe pinned, as the kernel itself would say."""
@@ -76,8 +82,14 @@ class PageFacts:
         return found
 
 
+_NO_PAGES: Pfns = np.zeros(0, dtype=np.int64)
+
+
 class PageSet:
     """A set of pages read and decoded together.
+
+    Several may look through one set, each for itself: facts are never written to, and whoever needs ``rows``
+    uses them before anybody else has a turn.
 
     :param pfns: shape ``(n,)``, distinct; kept.
     """
@@ -86,7 +98,9 @@ class PageSet:
         self._kernel = kernel
         self._vmemmap = kernel.vmemmap
         self.pfns = pfns
-        self._heads: Pfns = np.zeros(0, dtype=np.int64)
+        self._heads: Pfns = _NO_PAGES
+        self._facts: PageFacts | None = None  # of the rows that were read last
+        self._peeked: bytes | None = None  # the same rows' relevant words
         self.relevant, self._words, single = _words_of(kernel)
         self._use(self._vmemmap.gather(pfns), single)
 
@@ -96,12 +110,25 @@ class PageSet:
     def _use(self, gather: Gather, words: NDArray[np.intp]) -> None:
         gather.watch(words)
         self._gather, self._watched = gather, words
-        self.read = gather.read  # rows of all pages, then of the companions; the array is re-used
-        self.peek = gather.peek  # their relevant words as bytes; nothing is kept
+        self.peek = gather.peek  # the relevant words as bytes; nothing is kept
+
+    def read(self) -> Rows:
+        """Rows of all pages, then of the companions, as they are now; the array is re-used."""
+        self._facts = self._peeked = None
+        return self._gather.read()
 
     def peeked(self) -> bytes:
         """What :meth:`peek` would have given for the rows that were read last."""
-        return self.rows[:, self._watched].tobytes()
+        if self._peeked is None:
+            self._peeked = self.rows[:, self._watched].tobytes()
+        return self._peeked
+
+    def sight(self) -> PageFacts:
+        """The facts as they are now: the very object of the last time while no relevant word differs."""
+        if self._facts is not None and self.peek() == self.peeked():
+            return self._facts
+        self.read()
+        return self.facts()
 
     @property
     def rows(self) -> Rows:
@@ -110,6 +137,11 @@ class PageSet:
 
     def facts(self) -> PageFacts:
         """Decode what was read last. Reads anew when a page has become part of a compound page since."""
+        if self._facts is None:
+            self._facts = self._decoded()
+        return self._facts
+
+    def _decoded(self) -> PageFacts:
         layout, n = self._kernel.layout, len(self.pfns)
         own = self._gather.rows[:n]
         head_bit = np.uint64(self._kernel.flags.bit("head"))
