@@ -176,3 +176,26 @@ def test_a_vmemmap_in_too_many_pieces_is_given_up(monkeypatch):
     with pytest.raises(AttachError, match="too many pieces"):
         attach(GuestMemory(guest.memory))
     guest.close()
+
+
+def test_the_same_facts_while_nothing_relevant_differs(any_guest):
+    any_guest.anon(1030)
+    _, pages, _ = look(any_guest, 1030)
+    first = pages.sight()
+    assert pages.sight() is first
+    any_guest.anon(1030, pins=2)
+    second = pages.sight()
+    assert (first.pins.tolist(), second.pins.tolist()) == ([1], [2])
+    any_guest.anon(1030)
+    pages.read()
+    assert pages.sight().pins.tolist() == [1]
+
+
+def test_facts_of_a_page_that_becomes_a_tail_do_not_stay(any_guest):
+    any_guest.anon(1030)
+    _, pages, _ = look(any_guest, 1030)
+    assert pages.sight().pins.tolist() == [1]
+    any_guest.compound(1024, 4, pins=2)
+    assert pages.sight().pins.tolist() == [2]
+    any_guest.compound(1024, 4, pins=5)
+    assert pages.sight().pins.tolist() == [5]
