@@ -36,6 +36,7 @@ class Books:
         """The program will not run again; its pages stay watched for their release."""
         record = self._records.pop(program_id, None)
         if record is not None:
+            record.pages = None  # it is kept for its name only
             self._retired.append(record)
 
     def of(self, batch: Batch) -> Record:

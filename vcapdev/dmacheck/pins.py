@@ -139,6 +139,8 @@ class PinTable:
         :param ends: serve as the samples of :meth:`stirred`.
         :return: how many pages are new, and how many of those were clean.
         """
+        if pages is not None and facts.pfn is pages.pfns and any(c.pages is pages for c in self._chunks):
+            return 0, 0  # the program of the other field has brought all of them
         rows = np.flatnonzero(facts.pinned & facts.present & ~facts.torn)
         rows = rows[~self._watched[facts.pfn[rows]]]
         if not len(rows) or self._count + len(rows) > MAX_WATCHED:

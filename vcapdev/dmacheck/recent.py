@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from collections import deque
 
-import numpy as np
-
 from vcapdev.dmacheck.look import BatchPages
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.pages import PageSet, Pfns
@@ -53,17 +51,23 @@ class RecentSets:
     """Sets of pages that programs were learnt with: both fields of a frame write to the same pages."""
 
     def __init__(self) -> None:
-        self._sets: deque[tuple[Kernel, PageSet]] = deque(maxlen=_MAX_SETS)
+        self._kernel: Kernel | None = None
+        self._sets: dict[bytes, PageSet] = {}  # by page frames
 
     def of(self, kernel: Kernel, pfns: Pfns) -> PageSet:
         """The set of these pages, a known one if possible. Its ``pfns`` are the caller's or their equal."""
-        for known, pages in self._sets:
-            if known is kernel and np.array_equal(pages.pfns, pfns):
-                return pages
-        pages = PageSet(kernel, pfns)
-        self._sets.appendleft((kernel, pages))
+        if kernel is not self._kernel:
+            self.clear()
+            self._kernel = kernel
+        key = pfns.tobytes()
+        pages = self._sets.get(key)
+        if pages is None:
+            if len(self._sets) >= _MAX_SETS:
+                self._sets.pop(next(iter(self._sets)))
+            pages = self._sets[key] = PageSet(kernel, pfns)
         return pages
 
     def clear(self) -> None:
         """Forget all sets: guest memory is no longer where they look for it."""
+        self._kernel = None
         self._sets.clear()
