@@ -25,11 +25,13 @@ from vcapdev.vfiouser.reactor import Reactor
 
 _HEAD = 36  # bytes of the first read of each message: a DEVICE_SET_IRQS without data
 _READ = wire.REGION_MESSAGE.size  # bytes of a REGION_READ
-# In words: id, command and size; flags and error, all zero in a plain command; offset; region and count.
-_unpack = struct.Struct(f"<QQQQ{_HEAD - _READ}x").unpack
+# In words: id, command and size; flags and error, all zero in a plain command; offset; region; count.
+_unpack = struct.Struct(f"<QQQII{_HEAD - _READ}x").unpack
+_pack_reply = struct.Struct("<QQQII4s").pack
 _PLAIN_READ = wire.Command.REGION_READ | _READ << 16
 _PLAIN_WRITE = wire.Command.REGION_WRITE | _HEAD << 16  # of four bytes
 _DONE = wire.reply(0, 0, b"")[4:]  # a reply without payload, behind id and command
+_IDENT, _REPLY_SIZE = 0xFFFF_FFFF, _HEAD << 32
 _POSTED, _REPLY = int(wire.FLAG_NO_REPLY), int(wire.TYPE_REPLY)
 _TRUNCATED = int(socket.MSG_CTRUNC)  # more descriptors came than there was room for
 _WORD = 4  # bytes of an access that takes the fast path
@@ -92,23 +94,21 @@ class Connection:
         self._linger_allowed: Callable[[], bool] = lambda: True
         self._read: Callable[[int, int, int], bytes] = _no_region
         self._write: Callable[[int, int, bytes], None] = _no_region_write
-        # The first offset at which a region has not four bytes any more, by the words "region" and "count" of
-        # a request for four bytes.
-        self._read_ends: dict[int, int] = {}
-        self._write_ends: dict[int, int] = {}
+        self._end = 0  # of what these two may be asked for: the first offset at which no word is left
         self._acts: dict[bytes, Callable[[], None]] = {}  # by all of a message but its id
         self.open = True
         reactor.add_reader(sock.fileno(), self._readable)
 
-    def read_fast(self, read: Callable[[int, int, int], bytes], sizes: list[int]) -> None:
-        """From now on, call ``read(region, offset, 4)`` for reads of words of regions of these ``sizes``."""
-        self._read = read
-        self._read_ends.update(_ends(sizes))
+    def words_fast(
+        self, read: Callable[[int, int, int], bytes], write: Callable[[int, int, bytes], None], size: int
+    ) -> None:
+        """From now on, serve words of region 0 on the short way: reads, and writes that want no reply.
 
-    def write_fast(self, write: Callable[[int, int, bytes], None], sizes: list[int]) -> None:
-        """Likewise ``write(region, offset, data)`` for posted writes of words."""
-        self._write = write
-        self._write_ends.update(_ends(sizes))
+        :param read: called as ``read(0, offset, 4)``.
+        :param write: called as ``write(0, offset, data)``.
+        :param size: of the region, in bytes.
+        """
+        self._read, self._write, self._end = read, write, size - _WORD + 1
 
     def act_fast(self, request: bytes, act: Callable[[], None]) -> None:
         """Likewise ``act()`` for a command of these bytes, whatever its id; its reply has no payload."""
@@ -152,7 +152,7 @@ class Connection:
         A plain REGION_READ or posted REGION_WRITE is handled in here: every call less counts on its way.
         """
         reactor, now = self._reactor, self._reactor.now
-        head, heads, room, ends = self._head, self._heads, self._ancillary, self._read_ends
+        head, heads, room = self._head, self._heads, self._ancillary
         receive, send = self._sock.recvmsg_into, self._sock.send
         linger = in_reactor and self._linger_allowed()
         flags = _NOW
@@ -168,37 +168,42 @@ class Connection:
                 except OSError as error:
                     self.close(error.strerror or str(error))
                     return
-                word, mode, offset, where = _unpack(head)
+                word, mode, offset, region, count = _unpack(head)
                 if (
                     got == _READ
                     and word >> 16 == _PLAIN_READ
-                    and offset < ends.get(where, 0)
-                    and not (mode or ancillary or status & _TRUNCATED)
+                    and count == _WORD
+                    and offset < self._end
+                    and not (region or mode or ancillary or status & _TRUNCATED)
                 ):
                     try:
-                        data = self._read(where & 0xFFFF, offset, _WORD)
+                        data = self._read(0, offset, _WORD)
                     except OSError as error:
                         self._send(self._messages.refused(word & 0xFFFF, wire.Command.REGION_READ, error))
                     else:
                         if len(data) != _WORD:
                             raise RuntimeError(f"the device answered {len(data)} bytes to a read of {_WORD}")
-                        head[_READ:] = data
-                        head[4] = _HEAD  # the reply is the request but for its size and flags
-                        head[8] = _REPLY
+                        reply = _pack_reply(word & _IDENT | _REPLY_SIZE, _REPLY, offset, 0, _WORD, data)
                         try:
-                            sent = send(head, _DONTWAIT)
+                            sent = send(reply, _DONTWAIT)
                         except OSError:
                             sent = 0
-                        if sent != _HEAD:
-                            self._send(bytes(head[sent:]))
+                        if sent == _HEAD:
+                            moment = now()
+                            if linger and moment < until and moment < reactor.deadline - _QUIET:
+                                flags = _LINGER
+                                continue
+                        else:
+                            self._send(reply[sent:])
                 elif (
                     got == _HEAD
                     and word >> 16 == _PLAIN_WRITE
-                    and offset < self._write_ends.get(where, 0)
+                    and count == _WORD
+                    and offset < self._end
                     and mode == _POSTED
-                    and not (ancillary or status & _TRUNCATED)
+                    and not (region or ancillary or status & _TRUNCATED)
                 ):
-                    self._posted_write(where & 0xFFFF, offset, bytes(head[_READ:]))
+                    self._posted_write(offset, bytes(head[_READ:]))
                 elif (
                     got == _HEAD
                     and not (ancillary or status & _TRUNCATED)
@@ -218,9 +223,9 @@ class Connection:
             else:
                 flags = _NOW
 
-    def _posted_write(self, region: int, offset: int, data: bytes) -> None:
+    def _posted_write(self, offset: int, data: bytes) -> None:
         try:
-            self._write(region, offset, data)
+            self._write(0, offset, data)
         except OSError as error:
             ident = int.from_bytes(self._head[:2], "little")
             self._messages.refused(ident, wire.Command.REGION_WRITE, error)
@@ -341,10 +346,6 @@ class Connection:
         if not self._out:
             self._reactor.remove_writer(self._sock.fileno())
             self._reactor.add_reader(self._sock.fileno(), self._readable)
-
-
-def _ends(sizes: list[int]) -> dict[int, int]:
-    return {region | _WORD << 32: size - _WORD + 1 for region, size in enumerate(sizes)}
 
 
 def _no_region(region: int, offset: int, count: int) -> bytes:

@@ -195,10 +195,9 @@ class Server:
         answer = negotiate(payload, self._limits)
         self._agreed = True
         if self._connection is not None:
-            sizes = [region.size if region.readable else 0 for region in self._device.regions]
-            self._connection.read_fast(self._device_read, sizes)
-            sizes = [region.size if region.writable else 0 for region in self._device.regions]
-            self._connection.write_fast(self._device.region_write, sizes)
+            words = self._device.regions[0]
+            if words.readable and words.writable:
+                self._connection.words_fast(self._device_read, self._device.region_write, words.size)
             if self._device.irqs[IRQ_INTX].count:
                 self._connection.act_fast(_UNMASK_INTX, self.interrupts.unmask)
         if self.on_connect is not None:
