@@ -31,10 +31,9 @@ _pack_reply = struct.Struct("<QQQII4s").pack
 _PLAIN_READ = wire.Command.REGION_READ | _READ << 16
 _PLAIN_WRITE = wire.Command.REGION_WRITE | _HEAD << 16  # of four bytes
 _DONE = wire.reply(0, 0, b"")[4:]  # a reply without payload, behind id and command
-_IDENT, _REPLY_SIZE = 0xFFFF_FFFF, _HEAD << 32
+_GROWN = 4 << 32  # a reply is so many bytes longer than its REGION_READ
 _POSTED, _REPLY = int(wire.FLAG_NO_REPLY), int(wire.TYPE_REPLY)
 _TRUNCATED = int(socket.MSG_CTRUNC)  # more descriptors came than there was room for
-_WORD = 4  # bytes of an access that takes the fast path
 _QUIET = 0.012  # seconds until the next timer that allow to linger: a tick is 10 ms at worst
 _BURST = 0.005  # seconds after which other descriptors get their turn
 _DRAIN = 0.02  # seconds after which drain() ends though messages keep coming
@@ -108,7 +107,7 @@ class Connection:
         :param write: called as ``write(0, offset, data)``.
         :param size: of the region, in bytes.
         """
-        self._read, self._write, self._end = read, write, size - _WORD + 1
+        self._read, self._write, self._end = read, write, size - 3
 
     def act_fast(self, request: bytes, act: Callable[[], None]) -> None:
         """Likewise ``act()`` for a command of these bytes, whatever its id; its reply has no payload."""
@@ -149,11 +148,13 @@ class Connection:
     def _pump(self, until: float, in_reactor: bool) -> None:
         """Read and handle messages until none is left, or ``until``, or, in the reactor, a timer is due.
 
-        A plain REGION_READ or posted REGION_WRITE is handled in here: every call less counts on its way.
+        A plain REGION_READ or posted REGION_WRITE of a word is handled in here: every call less counts on its
+        way, and every name that is looked up.
         """
         reactor, now = self._reactor, self._reactor.now
         head, heads, room = self._head, self._heads, self._ancillary
         receive, send = self._sock.recvmsg_into, self._sock.send
+        read, end, unpack, pack = self._read, self._end, _unpack, _pack_reply
         linger = in_reactor and self._linger_allowed()
         flags = _NOW
         while True:
@@ -168,22 +169,22 @@ class Connection:
                 except OSError as error:
                     self.close(error.strerror or str(error))
                     return
-                word, mode, offset, region, count = _unpack(head)
+                word, mode, offset, region, count = unpack(head)
                 if (
                     got == _READ
                     and word >> 16 == _PLAIN_READ
-                    and count == _WORD
-                    and offset < self._end
+                    and count == 4
+                    and offset < end
                     and not (region or mode or ancillary or status & _TRUNCATED)
                 ):
                     try:
-                        data = self._read(0, offset, _WORD)
+                        data = read(0, offset, 4)
                     except OSError as error:
                         self._send(self._messages.refused(word & 0xFFFF, wire.Command.REGION_READ, error))
                     else:
-                        if len(data) != _WORD:
-                            raise RuntimeError(f"the device answered {len(data)} bytes to a read of {_WORD}")
-                        reply = _pack_reply(word & _IDENT | _REPLY_SIZE, _REPLY, offset, 0, _WORD, data)
+                        if len(data) != 4:
+                            raise RuntimeError(f"the device answered {len(data)} bytes to a read of 4")
+                        reply = pack(word + _GROWN, _REPLY, offset, 0, 4, data)
                         try:
                             sent = send(reply, _DONTWAIT)
                         except OSError:
@@ -198,8 +199,8 @@ class Connection:
                 elif (
                     got == _HEAD
                     and word >> 16 == _PLAIN_WRITE
-                    and count == _WORD
-                    and offset < self._end
+                    and count == 4
+                    and offset < end
                     and mode == _POSTED
                     and not (region or ancillary or status & _TRUNCATED)
                 ):
