@@ -62,6 +62,8 @@ class Bt878:
     :param norm: of the signal on the board's inputs: "PAL", "NTSC" or "SECAM".
     :param clock: mode of the clock, see :mod:`vcapdev.bt878.clock`.
     :param drain: handles the guest's pending messages; by default the bus master's.
+    :param handling: told when the driver reads the causes of a pending interrupt (True), and when it has
+        cleared some and others are left (False).
     :raise UsageError: no such norm or mode.
     """
 
@@ -75,6 +77,7 @@ class Bt878:
         norm: str = "PAL",
         clock: str = "paced",
         drain: Callable[[], None] | None = None,
+        handling: Callable[[bool], None] = lambda begun: None,
     ) -> None:
         self.bus = bus
         if drain is not None:
@@ -87,7 +90,7 @@ class Bt878:
         self.engine = Engine(bus, self.fifo, self.latch)
         self.frame = 0
         self._stats = Stats()
-        self._set_intx, self._level = set_intx, False
+        self._set_intx, self._handling, self._level = set_intx, handling, False
         self._stat, self._mask = self.registers.cell("INT_STAT"), self.registers.cell("INT_MASK")
         self._control = self.registers.cell("GPIO_DMA_CTL")
         self._switches = 0  # RISC_ENABLE and FIFO_ENABLE as they were
@@ -110,8 +113,11 @@ class Bt878:
     def bar_read(self, offset: int, size: int) -> int:
         """A read of BAR0. :raise vcapdev.regs.AccessError: not 1, 2 or 4 aligned bytes of it."""
         value = self.registers.read(offset, size)
-        if offset & ~3 == IntStat.OFFSET and not self._pending():
-            self.clock.handler_done()  # the last access of bttv's interrupt handler
+        if offset & ~3 == IntStat.OFFSET:
+            if self._pending():
+                self._handling(True)
+            else:
+                self.clock.handler_done()  # the last access of bttv's interrupt handler
         return value
 
     def bar_write(self, offset: int, size: int, value: int) -> None:
@@ -203,6 +209,8 @@ class Bt878:
         """Bits were cleared; a GPIO level that is still active is set again."""
         self.gpio.refresh()
         self._show_interrupt()
+        if self._level:
+            self._handling(False)
 
     def write_INT_MASK(self, value: int) -> None:
         """What is masked now will not be handled."""

@@ -17,6 +17,7 @@ from dataclasses import replace
 from vcapdev.bt878.board import DEFAULT, load_board
 from vcapdev.bt878.chip import Bt878
 from vcapdev.bt878.identity import config_space
+from vcapdev.bt878.testcard import card as test_card
 from vcapdev.dmacheck.checker import Checker
 from vcapdev.dmacheck.verdict import Verdict
 from vcapdev.pci.busmaster import BusMaster
@@ -52,6 +53,7 @@ class Card:
         board = load_board(options.board or DEFAULT)
         if options.revision is not None:
             board = replace(board, revision=options.revision)
+        test_card()  # a tenth of a second that no guest shall wait for
         self.board = board
         self.reactor = reactor
         self.config = config_space(board)
@@ -60,7 +62,10 @@ class Card:
         self.bus = BusMaster(self.server.memory, lambda: self.config.bus_master, self._drain)
         self.bus.on_abort = self.config.report_abort
         intx = Intx(self.config, self.server.interrupts.set_level)
-        self.chip = Bt878(self.bus, intx.set_level, reactor, board, norm=options.norm, clock=options.clock)
+        self.chip = Bt878(
+            self.bus, intx.set_level, reactor, board, norm=options.norm, clock=options.clock,
+            handling=self.server.interrupts.handling,
+        )  # fmt: skip
         self.pausing = Pausing(options.qmp, self.server.drain)
         self.checker = Checker(
             self.server.memory, self.chip.describe, self.pausing.pause, self._dma_running, on_verdict

@@ -4,6 +4,9 @@
 QEMU takes any BAR access while an interrupt is pending for its end: it deasserts the line and sends UNMASK,
 long before the driver has cleared the cause. Firing again at once would interrupt the guest for nothing,
 never looking again would lose interrupts; so an UNMASK is followed by a second look after ``RELOOK`` seconds.
+Of a device that can tell when its driver reads the cause of an interrupt (:meth:`IntxTrigger.handling`) we
+know more: then that access was the handler's, which is left in peace until it clears something, for
+``PATIENCE`` seconds at most. Handlers are slow enough to be interrupted by every second look otherwise.
 With KVM the client may install an eventfd for UNMASK instead; that one is signalled at the real end of an
 interrupt, so the second look is taken at once.
 """
@@ -19,7 +22,8 @@ from vcapdev.vfiouser import wire
 from vcapdev.vfiouser.device import IRQ_INTX, Irq
 from vcapdev.vfiouser.reactor import Reactor, Timer
 
-RELOOK = 300e-6  # seconds; the driver's handler clears the cause well within it
+RELOOK = 300e-6  # seconds
+PATIENCE = 20e-3  # seconds
 
 
 class _EventFd:
@@ -105,6 +109,7 @@ class IntxTrigger(Vector):
         self._pending = False  # signalled, and not unmasked since
         self._unmask: _EventFd | None = None
         self._relook: Timer | None = None
+        self._handling = False  # the driver has read the cause of the last signal
         self.kicks = 0  # signals sent, for statistics
 
     @property
@@ -140,7 +145,16 @@ class IntxTrigger(Vector):
     def unmask(self) -> None:
         self._masked = self._pending = False
         if self._level and (self._relook is None or not self._relook.active):
-            self._relook = self._reactor.call_later(RELOOK, self._look)
+            self._look_later()
+
+    def handling(self, begun: bool) -> None:
+        """The driver has read the cause of the interrupt; or (False) has cleared one, and another is left."""
+        if begun == self._handling:
+            return
+        self._handling = begun
+        if self._relook is not None and self._relook.active:
+            self._relook.cancel()
+            self._look_later()
 
     def install_unmask(self, fd: int | None) -> None:
         """Take over an eventfd whose signal means UNMASK; None removes."""
@@ -166,9 +180,13 @@ class IntxTrigger(Vector):
             self._masked = self._pending = False
             self._look()
 
+    def _look_later(self) -> None:
+        self._relook = self._reactor.call_later(PATIENCE if self._handling else RELOOK, self._look)
+
     def _look(self) -> None:
         if self._level and self._trigger is not None and not self._masked and not self._pending:
             self._pending = True
+            self._handling = False
             self.kicks += 1
             self._trigger.signal()
 
