@@ -21,11 +21,11 @@ from vcapdev.bt878.risc import END_OF_LINE, Status
 LINE = 0x10
 """What :meth:`Fifo.head` says inside a line; not a status code."""
 
-GROUP_BYTES = 448 * 1024
+GROUP_BYTES = 896 * 1024
 """Lines are rendered and moved in groups of at most so many bytes: a register read waits for one only.
 
-Small enough for a second-level cache to hold what was rendered until it is moved; large enough for a whole
-field in 16 bits a pixel, and half of one in 32.
+Large enough for a field of the largest picture, whose program and pages are then looked at as a whole; small
+enough to be moved within a millisecond.
 """
 
 

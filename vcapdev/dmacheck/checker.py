@@ -387,6 +387,7 @@ class Checker:
         self._stops += 1
         self._doubt = False
         self._renew()
+        self._books.forget(kind=True)
         self._history.clear()
         self._oddities.forget()
         if self._pins is not None:
