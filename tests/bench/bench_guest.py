@@ -16,7 +16,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-
 _KINDS = (
     # name, clock, format, io, frames
     ("paced_yuyv", "paced", "YUYV", "userptr", 250),
