@@ -25,7 +25,8 @@ _KNOWN_FLAGS = wire.TYPE_MASK | wire.FLAG_NO_REPLY
 _REFUSED_MAPS = 64  # remembered at a time
 _TAKES_FDS = (wire.Command.DMA_MAP, wire.Command.DEVICE_SET_IRQS)
 _UNMASK = wire.IRQ_SET.pack(wire.IRQ_SET.size, wire.IRQ_DATA_NONE | wire.IRQ_ACTION_UNMASK, IRQ_INTX, 0, 1)
-_UNMASK_INTX = wire.HEADER.pack(0, wire.Command.DEVICE_SET_IRQS, 36, 0, 0) + _UNMASK
+_UNMASK_SIZE = wire.HEADER.size + len(_UNMASK)
+_UNMASK_INTX = wire.HEADER.pack(0, wire.Command.DEVICE_SET_IRQS, _UNMASK_SIZE, 0, 0) + _UNMASK
 
 
 def _to_stderr(line: str) -> None:

@@ -57,10 +57,8 @@ static void __attribute__((noreturn, format(printf, 1, 2))) refuse(const char *f
 	va_list arguments;
 
 	va_start(arguments, format);
-	fputs("vcap-capture: ", stderr);
-	vfprintf(stderr, format, arguments);
+	complain(format, arguments);
 	va_end(arguments);
-	fputc('\n', stderr);
 	exit(2);
 }
 

@@ -30,15 +30,21 @@ static const char usage[] =
 	"  --save INDEX FILE       write the INDEX-th captured frame (from 0) to FILE\n"
 	"  --timeout-ms MS         give up when no frame comes for so long (10000)\n";
 
+void complain(const char *format, va_list arguments)
+{
+	fputs("vcap-capture: ", stderr);
+	vfprintf(stderr, format, arguments);
+	fputc('\n', stderr);
+}
+
 static void __attribute__((noreturn, format(printf, 1, 2))) wrong(const char *format, ...)
 {
 	va_list arguments;
 
 	va_start(arguments, format);
-	fputs("vcap-capture: ", stderr);
-	vfprintf(stderr, format, arguments);
+	complain(format, arguments);
 	va_end(arguments);
-	fprintf(stderr, "\n%s", usage);
+	fputs(usage, stderr);
 	exit(2);
 }
 

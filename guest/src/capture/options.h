@@ -2,6 +2,8 @@
 #ifndef CAPTURE_OPTIONS_H
 #define CAPTURE_OPTIONS_H
 
+#include <stdarg.h>
+
 enum io { IO_USERPTR, IO_MMAP, IO_READ };
 
 struct options {
@@ -13,6 +15,8 @@ struct options {
 
 extern const char *const io_names[];
 
+/* One line to stderr, in the program's name. */
+void __attribute__((format(printf, 1, 0))) complain(const char *format, va_list arguments);
 /* Fills in what the command line says; ends the program with status 2 when it says nonsense. */
 void parse_options(struct options *o, int argc, char **argv);
 

@@ -139,18 +139,14 @@ static int differ_32(const uint8_t *found, const uint8_t *base, uint64_t wide)
 static uint32_t first_difference(const uint8_t *found, const uint8_t *base, uint32_t from, uint32_t length,
 				 uint32_t s)
 {
-	uint64_t wide = (uint64_t)s << 32 | s, a, b;
+	uint64_t wide = (uint64_t)s << 32 | s;
 	uint32_t x = from;
 
 	/* Plain 64-bit words: an emulated CPU is quick with these and slow with vectors. from % 4 is 0. */
 	while (x + 32 <= length && !differ_32(found + x, base + x, wide))
 		x += 32;
-	for (; x + 8 <= length; x += 8) {
-		memcpy(&a, found + x, 8);
-		memcpy(&b, base + x, 8);
-		if (a != (b ^ wide))
-			break;
-	}
+	while (x + 8 <= length && word_at(found + x) == (word_at(base + x) ^ wide))
+		x += 8;
 	for (; x < length; x++)
 		if (found[x] != (base[x] ^ (uint8_t)(s >> 8 * (x % 4))))
 			return x;
