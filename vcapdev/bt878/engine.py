@@ -188,7 +188,7 @@ class Engine(Interpreter):
                 self._texts.drop(text)
             text = self._texts.read(address, self.bus.peek)
             self.bus.program(Program(text.id, address, text.ranges(), text.code))
-            self._steps += len(text.targets) // 8  # a program that only makes us decode uses up its turn
+            self._steps += len(text.shape.table) // 8  # a program that only makes us decode uses up its turn
         self._text = text
         return text
 

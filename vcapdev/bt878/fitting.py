@@ -67,7 +67,7 @@ class _Part:
     code: slice  # of the text's bytes
     first: int
     lines: int
-    targets: NDArray[np.intp]  # which of the text's targets, flattened, its pieces go to
+    written: slice  # of what the text writes: its pieces
     length: NDArray[np.uint32]
     source: NDArray[np.uint32]
     origin: Ints  # if the text began at 0
@@ -76,7 +76,7 @@ class _Part:
 
     def slice(self, text: Text) -> Slice:
         """With the addresses of a text."""
-        addr = text.targets.ravel()[self.targets].astype(np.uint64)
+        addr = text.written[self.written]
         batch = Batch(addr, self.length, self.source, self.origin + text.address, text.id)
         after = _NOWHERE
         if self.last != _NOWHERE:
@@ -92,15 +92,19 @@ class _Pattern:
 
     lines: int
     parts: list[_Part]
-    targets: NDArray[np.intp]
-    length: Ints
+    length: NDArray[np.uint64]
     line: Ints
+    longest: int
 
     def good_lines(self, text: Text) -> int:
         """Leading lines that neither write to the text itself nor beyond the last address."""
         if not self.lines:
             return 0
-        low = text.targets.ravel()[self.targets]
+        low = text.written[: len(self.length)]
+        begin = max(text.address - self.longest, 0)
+        near = low - np.uint64(begin) < text.end - begin  # what is below wraps around to far above
+        if not near.any() and int(low.max()) + self.longest <= 1 << 32:
+            return self.lines
         high = low + self.length
         bad = ((low < text.end) & (high > text.address)) | (high > 1 << 32)
         return int(self.line[bad.argmax()]) if bad.any() else self.lines
@@ -123,19 +127,21 @@ def _pattern(shape: Shape, block: Block, targets: Ints, lines: int) -> _Pattern:
     origin = origin | np.arange(planes) << 56
     # Offset of each piece in its group of lines; the planes of a group lie one after the other.
     source = line[:, None] % block.group * np.array(block.shot.picture.strides) + offset
-    where = np.arange(rows[-1])[:, None] * 3 + np.arange(planes)
     parts: list[_Part] = []
+    done = 0
     for first in range(0, number, block.group):
         last = min(first + block.group, number)
         part = slice(rows[first], rows[last])
         kept = np.flatnonzero(wanted[part] & (size[part] > 0))
         base = np.array(block.shot.picture.offsets(last - first)[:-1])
-        columns = (where[part], size[part], source[part] + base, origin[part])
-        target, length, start, place = (column.ravel()[kept] for column in columns)
+        columns = (size[part], source[part] + base, origin[part])
+        length, start, place = (column.ravel()[kept] for column in columns)
+        written = slice(done, done + len(kept))
+        done += len(kept)
         end = int(shape.table[rows[last], AT]) if rows[last] < len(shape.table) else shape.size
         code = slice(int(shape.table[rows[first], AT]), end)
         kind = length.astype(np.uint32), start.astype(np.uint32), place
-        parts.append(_Part(code, first, last - first, target, *kind, *_behind(size, targets, part.stop)))
+        parts.append(_Part(code, first, last - first, written, *kind, *_behind(size, targets, part.stop)))
     return _joined(number, parts)
 
 
@@ -149,12 +155,9 @@ def _behind(size: Ints, targets: Ints, end: int) -> tuple[int, int]:
 
 def _joined(lines: int, parts: list[_Part]) -> _Pattern:
     if not parts:
-        none = np.zeros(0, np.int64)
-        return _Pattern(0, [], none, none, none)
-    targets, length, origin = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("targets", "length", "origin")
-    )
-    return _Pattern(lines, parts, targets, length.astype(np.int64), origin >> 32 & 0x7FF)
+        return _Pattern(0, [], np.zeros(0, np.uint64), np.zeros(0, np.int64), 0)
+    length, origin = (np.concatenate([getattr(part, name) for part in parts]) for name in ("length", "origin"))
+    return _Pattern(lines, parts, length.astype(np.uint64), origin >> 32 & 0x7FF, int(length.max(initial=0)))
 
 
 def _whole_lines(table: Ints, first: Ints, block: Block) -> Ints:

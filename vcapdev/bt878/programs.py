@@ -22,8 +22,10 @@ MAX_CACHED_TEXTS = 128
 MAX_CACHED_PIECES = 1 << 16
 MAX_SHAPES = 8
 _WINDOW = 512  # WRITEs looked at together while scanning
+_OPENING = 6  # words of a text that tell most others at a glance
 
 Ints = NDArray[np.int64]
+Addresses = NDArray[np.uint64]
 
 # Columns of a decoded text: where the instruction begins in bytes, its first dword, bytes taken from each
 # bank, and their targets.
@@ -71,6 +73,8 @@ class Shape:
     out for one of them holds for all of its shape.
 
     :ivar table: shape ``(n, 5)``, the columns of a text's table before the targets.
+    :ivar written: which of the targets, flattened, get bytes at all, ascending.
+    :ivar lengths: bytes that each of those gets.
     :ivar fitted: for whoever fits lines to it: what was found, by what was asked.
     """
 
@@ -81,27 +85,35 @@ class Shape:
         written = (table[:, TARGET] != _NOWHERE).ravel()
         self.pieces = max(len(table), int(np.count_nonzero(written)))
         lengths = table[:, BYTES].ravel()
-        self._written = np.flatnonzero(written & (lengths > 0))
-        self._lengths = lengths[self._written].astype(np.uint64)
+        self.written = np.flatnonzero(written & (lengths > 0))
+        self.lengths = lengths[self.written].astype(np.uint64)
         self._places = _places(table)  # of the addresses among the dwords
+        self._spots = self._places.ravel()[self.written]
         words = np.frombuffer(code, "<u4")
         self._others = np.delete(np.arange(len(words)), self._places[self._places != _NOWHERE])
-        self._values = words[self._others]
+        self._values = words[self._others].tobytes()
+        self._opening = [(4 * at, code[4 * at : 4 * at + 4]) for at in self._others[:_OPENING].tolist()]
         self._moves = not (table[:, WORD] >> 28 == Op.WRITEC).any()
 
-    def targets(self, memory: bytes) -> Ints | None:
-        """The targets of a text of this shape, shape ``(n, 3)``; None if ``memory`` begins with another."""
+    def addresses(self, memory: bytes) -> Addresses | None:
+        """Where a text of this shape writes, a row for each of ``written``; None for a text of another shape.
+
+        :param memory: what is there, beyond the end of a text of this shape.
+        """
         if not self._moves or len(memory) < self.size + 4 or memory[self.size + 3] >> 4 in DATA_OPS:
             return None
+        for at, word in self._opening:  # most often the other field's shape is told by this already
+            if memory[at : at + 4] != word:
+                return None
         words = np.frombuffer(memory, "<u4", self.size // 4)
-        if not np.array_equal(words[self._others], self._values):
+        if words[self._others].tobytes() != self._values:
             return None
-        return np.where(self._places == _NOWHERE, _NOWHERE, words[self._places].astype(np.int64))
+        return words[self._spots].astype(np.uint64)
 
-    def ranges(self, targets: Ints) -> NDArray[np.uint64]:
-        """All that a text of this shape writes, shape ``(n, 2)``: first address and length."""
-        starts = targets.ravel()[self._written].astype(np.uint64)
-        return np.stack([starts, self._lengths], axis=1)
+    def targets(self, code: bytes) -> Ints:
+        """The targets of a text of this shape, shape ``(n, 3)``."""
+        words = np.frombuffer(code, "<u4").astype(np.int64)
+        return np.where(self._places == _NOWHERE, _NOWHERE, words[self._places])
 
 
 def _places(table: Ints) -> Ints:
@@ -119,13 +131,23 @@ def _places(table: Ints) -> Ints:
 class Text:
     """A stretch of data instructions as it was in memory.
 
-    :ivar targets: shape ``(n, 3)``: where each instruction writes the bytes of each bank, -1 for nowhere.
+    :ivar written: where it writes, a row for each of its shape's ``written``.
     :ivar cache: for whoever derives something from it.
     """
 
-    def __init__(self, number: int, address: int, code: bytes, shape: Shape, targets: Ints) -> None:
-        self.id, self.address, self.code, self.shape, self.targets = number, address, code, shape, targets
+    def __init__(
+        self, number: int, address: int, code: bytes, shape: Shape, written: Addresses, targets: Ints | None
+    ) -> None:
+        self.id, self.address, self.code, self.shape = number, address, code, shape
+        self.written, self._targets = written, targets
         self.cache: dict[Hashable, Any] = {}
+
+    @property
+    def targets(self) -> Ints:
+        """Shape ``(n, 3)``: where each instruction writes the bytes of each bank, -1 for nowhere."""
+        if self._targets is None:
+            self._targets = self.shape.targets(self.code)
+        return self._targets
 
     @property
     def end(self) -> int:
@@ -134,7 +156,9 @@ class Text:
 
     def ranges(self) -> NDArray[np.uint64]:
         """Everything it can write, shape ``(n, 2)``: first address and length."""
-        return self.shape.ranges(self.targets)
+        ranges = np.empty((len(self.written), 2), np.uint64)
+        ranges[:, 0], ranges[:, 1] = self.written, self.shape.lengths
+        return ranges
 
 
 def scan(memory: bytes) -> tuple[int, Ints]:
@@ -228,11 +252,11 @@ class TextCache:
         longest = max((shape.size for shape in self._shapes), default=0)
         memory = peek(address, min(longest + 4, MAX_TEXT_BYTES, (1 << 32) - address))
         for shape in self._shapes:
-            targets = shape.targets(memory)
-            if targets is not None:
+            written = shape.addresses(memory)
+            if written is not None:
                 self._shapes.remove(shape)
                 self._shapes.insert(0, shape)
-                return self._add(address, memory[: shape.size], shape, targets)
+                return self._add(address, memory[: shape.size], shape, written)
         memory = peek(address, min(MAX_TEXT_BYTES, (1 << 32) - address))
         length, table = scan(memory)
         return self.add(address, memory[:length], table)
@@ -241,13 +265,17 @@ class TextCache:
         """Keep a text that :func:`scan` has decoded."""
         shape = Shape(code, table)
         self._shapes = [shape, *self._shapes[: MAX_SHAPES - 1]]
-        return self._add(address, code, shape, table[:, TARGET])
+        targets = table[:, TARGET]
+        written = targets.ravel()[shape.written].astype(np.uint64)
+        return self._add(address, code, shape, written, targets)
 
-    def _add(self, address: int, code: bytes, shape: Shape, targets: Ints) -> Text:
+    def _add(
+        self, address: int, code: bytes, shape: Shape, written: Addresses, targets: Ints | None = None
+    ) -> Text:
         if address in self._texts:
             self.drop(self._texts[address])
         self._number += 1
-        text = self._texts[address] = Text(self._number, address, code, shape, targets)
+        text = self._texts[address] = Text(self._number, address, code, shape, written, targets)
         self._pieces += shape.pieces
         while len(self._texts) > 1 and (
             len(self._texts) > MAX_CACHED_TEXTS or self._pieces > MAX_CACHED_PIECES
