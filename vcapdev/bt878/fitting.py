@@ -98,8 +98,8 @@ class _Pattern:
 
     def good_lines(self, text: Text) -> int:
         """Leading lines that neither write to the text itself nor beyond the last address."""
-        if not self.lines:
-            return 0
+        if not len(self.length):
+            return self.lines
         low = text.written[: len(self.length)]
         begin = max(text.address - self.longest, 0)
         near = low - np.uint64(begin) < text.end - begin  # what is below wraps around to far above

@@ -45,7 +45,8 @@ def distinct(pfns: Pfns) -> Pfns:
     ordered = np.sort(pfns)
     if len(ordered) < 2:
         return ordered
-    keep = np.ones(len(ordered), dtype=bool)
+    keep = np.empty(len(ordered), dtype=bool)
+    keep[0] = True
     np.not_equal(ordered[1:], ordered[:-1], out=keep[1:])
     result: Pfns = ordered[keep]
     return result
@@ -72,7 +73,7 @@ class Record:
     def __init__(self, program: Program) -> None:
         self.id = program.id
         self.address = program.address
-        self.ranges = program.ranges.astype(np.uint64).reshape(-1, 2)
+        self.ranges = np.asarray(program.ranges, np.uint64).reshape(-1, 2)
         self.pfns = pages_of(self.ranges[:, 0], self.ranges[:, 1])
         self.version = 0
         self.learned = False

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcapdev.dmacheck.ledger import Record
-from vcapdev.dmacheck.rules import Codes, Promise, Setting, certain_alone, judge
+from vcapdev.dmacheck.rules import USER, Codes, Promise, Setting, certain_alone, judge
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.layout import PIN_BIAS
 from vcapdev.guestmm.pages import Bools, PageFacts, PageSet, relevant_words
@@ -142,13 +142,24 @@ class BatchPages:
             facts = self.pages.facts()
         else:
             facts = self.pages.sight()  # where the program was just learnt, a peek tells that it holds still
+            if facts is self.pages.good and self._as_seen(facts):
+                self.facts = facts
+                self._remember()
+                return None  # the program of the other field has been here
         changed = self._changed()
         look = Look(facts, judge(facts, self._promise, self._setting), changed)
         if look.bad or facts.torn.any():
             look = self.restudy(changed)
         self.facts = look.facts
-        self._remember(good=not look.bad and not look.unsure)
+        good = not look.bad and not look.unsure
+        self.pages.good = look.facts if good and self._as_seen(look.facts) else None
+        self._remember(good=good)
         return look
+
+    def _as_seen(self, facts: PageFacts) -> bool:
+        """Whether all that was promised is that user pages stay what these facts say."""
+        promise = self._promise
+        return promise.mapping is facts.mapping and promise.index is facts.index and promise.kind == USER
 
     def _immaterial(self) -> bool:
         """Whether what was read now differs from what was found good in nothing that matters."""

@@ -92,9 +92,11 @@ class PageSet:
     uses them before anybody else has a turn.
 
     :param pfns: shape ``(n,)``, distinct; kept.
+    :ivar good: facts that somebody has found nothing wrong with, for others who would judge them alike.
     """
 
     def __init__(self, kernel: Kernel, pfns: Pfns) -> None:
+        self.good: PageFacts | None = None
         self._kernel = kernel
         self._vmemmap = kernel.vmemmap
         self.pfns = pfns
