@@ -71,5 +71,11 @@ def test_an_unknown_program_is_named(sources: Path, tmp_path: Path) -> None:
 
 def test_the_programs_that_come_with_us_have_sources() -> None:
     directory = resource_dir("guest") / "src"
-    for name in ("vcap-agent", "vcap-capture", "vcap-pressure"):
-        assert program_sources(name, directory)
+    for name in ("vcap-agent", "vcap-capture", "vcap-pressure", "vcap-scene"):
+        files = program_sources(name, directory)
+        assert all(path.is_file() for path in files), name
+
+
+def test_shared_files_are_part_of_a_program() -> None:
+    directory = resource_dir("guest") / "src"
+    assert directory / "capture/verify.c" in program_sources("vcap-scene", directory)

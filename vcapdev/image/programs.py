@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The guest's own programs, compiled statically with the machine's gcc and kept by content.
 
-Program ``vcap-NAME`` is made of guest/src/vcap-NAME.c and, if there is one, every C file of guest/src/NAME/.
-They are static, so that they run in a guest of any Debian release.
+Program ``vcap-NAME`` is made of guest/src/vcap-NAME.c, of every C file of guest/src/NAME/ if there is one,
+and of what it takes from another program (:data:`_SHARED`). They are static, so that they run in a guest of
+any Debian release.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from vcapdev.resources import resource_dir
 FLAGS = ("-std=gnu11", "-O2", "-g0", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-pthread")
 _COMPILER = "gcc"
 _PREFIX = "vcap-"
+#: What a program takes from another one's directory.
+_SHARED = {"vcap-scene": ("capture/card.c", "capture/verify.c")}
 _DEADLINE = 300  # seconds for one compiler run, on a very slow machine
 
 
@@ -47,7 +50,8 @@ def program_sources(name: str, source_dir: Path) -> list[Path]:
     if not main.is_file():
         known = ", ".join(sorted(path.stem for path in source_dir.glob(f"{_PREFIX}*.c")))
         raise UsageError(f"there is no guest program {name!r}; there are {known or 'none'}")
-    return [main, *sorted((source_dir / name.removeprefix(_PREFIX)).glob("*.c"))]
+    own = sorted((source_dir / name.removeprefix(_PREFIX)).glob("*.c"))
+    return [main, *own, *(source_dir / path for path in _SHARED.get(name, ()))]
 
 
 def _build(name: str, source_dir: Path, compiler: str, cache: Cache, progress: Progress) -> Path:

@@ -47,7 +47,7 @@ void fail(const char *format, ...)
 		if (*at == '"' || *at == '\\' || *at == '\n')
 			*at = '\'';
 	printf("{\"event\": \"error\", \"text\": \"%s\"}\n", text);
-	fprintf(stderr, "vcap-capture: %s\n", text);
+	fprintf(stderr, "%s: %s\n", program_invocation_short_name, text);
 	exit(3);
 }
 
@@ -130,7 +130,9 @@ void card_open(struct card *c, const struct options *o)
 
 static enum v4l2_memory memory_of(const struct card *c)
 {
-	return c->io == IO_USERPTR ? V4L2_MEMORY_USERPTR : V4L2_MEMORY_MMAP;
+	return c->io == IO_USERPTR  ? V4L2_MEMORY_USERPTR
+	       : c->io == IO_DMABUF ? V4L2_MEMORY_DMABUF
+				    : V4L2_MEMORY_MMAP;
 }
 
 static struct v4l2_buffer blank(const struct card *c, unsigned slot)
@@ -166,16 +168,25 @@ void card_request_buffers(struct card *c, unsigned count)
 		map_buffers(c);
 }
 
-void card_queue(struct card *c, unsigned slot, void *memory)
+int card_try_queue(struct card *c, unsigned slot, void *memory, int dmabuf)
 {
 	struct v4l2_buffer b = blank(c, slot);
 
 	if (c->io == IO_USERPTR) {
 		b.m.userptr = (unsigned long)memory;
 		b.length = (uint32_t)c->image_size;
+	} else if (c->io == IO_DMABUF) {
+		b.m.fd = dmabuf;
 	}
-	if (call(c, VIDIOC_QBUF, &b))
-		fail("VIDIOC_QBUF of slot %u: %s", slot, strerror(errno));
+	return call(c, VIDIOC_QBUF, &b) ? errno : 0;
+}
+
+void card_queue(struct card *c, unsigned slot, void *memory)
+{
+	int error = card_try_queue(c, slot, memory, -1);
+
+	if (error)
+		fail("VIDIOC_QBUF of slot %u: %s", slot, strerror(error));
 }
 
 void card_stream_on(struct card *c)
@@ -222,12 +233,18 @@ size_t card_read(struct card *c, void *memory, size_t size)
 	return (size_t)n;
 }
 
-void card_close(struct card *c)
+void card_stream_off(struct card *c)
 {
 	int type = V4L2_BUF_TYPE_VIDEO_CAPTURE;
 
-	if (c->io != IO_READ && call(c, VIDIOC_STREAMOFF, &type))
+	if (call(c, VIDIOC_STREAMOFF, &type))
 		fail("VIDIOC_STREAMOFF: %s", strerror(errno));
+}
+
+void card_close(struct card *c)
+{
+	if (c->io != IO_READ)
+		card_stream_off(c);
 	if (c->io == IO_MMAP)
 		for (unsigned i = 0; i < c->buffers; i++)
 			munmap(c->map[i], c->map_size[i]);

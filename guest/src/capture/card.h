@@ -29,7 +29,11 @@ void card_open(struct card *c, const struct options *o);
 void card_request_buffers(struct card *c, unsigned count);
 /* Hands buffer `memory` (NULL for mmap) to the driver in the given slot. */
 void card_queue(struct card *c, unsigned slot, void *memory);
+/* The same with the driver's answer: 0 or an errno. `dmabuf` is the file descriptor where io is dmabuf. */
+int card_try_queue(struct card *c, unsigned slot, void *memory, int dmabuf);
 void card_stream_on(struct card *c);
+/* All buffers come back, filled or not; user pages are unpinned (videobuf) or stay pinned (videobuf2). */
+void card_stream_off(struct card *c);
 /* Waits for at most `ms`; 1 when a frame is there. */
 int card_wait(struct card *c, int ms);
 /* Takes back a frame; 0 when there is none after all. */

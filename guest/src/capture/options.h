@@ -4,7 +4,7 @@
 
 #include <stdarg.h>
 
-enum io { IO_USERPTR, IO_MMAP, IO_READ };
+enum io { IO_USERPTR, IO_MMAP, IO_READ, IO_DMABUF /* vcap-scene alone */ };
 
 struct options {
 	const char *device, *norm, *format, *field, *expect, *save_path;

@@ -58,6 +58,24 @@ static struct tag wanted_tag(uint32_t frame, const struct row *row)
 	return t;
 }
 
+uint32_t tag_frame(const struct row *row, const uint8_t *at)
+{
+	struct tag t;
+
+	return !row->plane && read_tag(at, &t) && t.line == row->line && t.field == row->field ? t.frame : 0;
+}
+
+void sent_row(const struct expected *e, const struct row *row, uint32_t frame, uint8_t *bytes)
+{
+	struct tag t = wanted_tag(frame, row);
+	uint32_t s = stamp(frame, row->field);
+
+	for (uint32_t x = 0; x < row->length; x++)
+		bytes[x] = e->base[row->offset + x] ^ (uint8_t)(s >> 8 * (x % 4));
+	if (!row->plane)
+		memcpy(bytes, &t, sizeof(t));
+}
+
 const char *expected_parse(struct expected *e, const uint8_t *data, size_t size)
 {
 	uint64_t head = 16;

@@ -65,6 +65,12 @@ const char *expected_parse(struct expected *e, const uint8_t *data, size_t size)
 /* Size of the buffers that the image describes. */
 uint32_t expected_buffer_size(const struct expected *e, int alternate);
 
+/* The frame that a row's tag in the buffer names; 0 when there is no valid tag of this very line. */
+uint32_t tag_frame(const struct row *row, const uint8_t *at);
+
+/* What the card sends as this row of this frame: row->length bytes. */
+void sent_row(const struct expected *e, const struct row *row, uint32_t frame, uint8_t *bytes);
+
 /*
  * Compares a buffer. full: every byte, else frame and line tags only. alternate: -1 where the image is one
  * buffer; where buffers hold the fields in turn, the field of this one.

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#define _GNU_SOURCE
+#include "scene.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MOST_COUNTERS = 400, NAME_BYTES = 48 };
+
+/* include/uapi/linux/kernel-page-flags.h */
+static const char *const flag_names[32] = {
+	"locked",	"error",     "referenced",    "uptodate",      "dirty",	 "lru",	  "active",	 "slab",
+	"writeback",	"reclaim",   "buddy",	      "mmap",	       "anon",	 "swapcache", "swapbacked", "head",
+	"tail",		"huge",	     "unevictable",   "hwpoison",      "nopage", "ksm",	  "thp",	 "offline",
+	"zero",		"idle",	     "pgtable",
+};
+
+struct totals totals;
+
+static struct {
+	char name[NAME_BYTES];
+	unsigned long long value;
+} vmstat[MOST_COUNTERS];
+static unsigned counters;
+
+void take_vmstat(void)
+{
+	FILE *file = fopen("/proc/vmstat", "re");
+
+	while (file && counters < MOST_COUNTERS &&
+	       fscanf(file, "%47s %llu", vmstat[counters].name, &vmstat[counters].value) == 2)
+		counters++;
+	if (file)
+		fclose(file);
+}
+
+/* What has grown since take_vmstat(); the kernel keeps the order of its counters. */
+static void print_vmstat(void)
+{
+	FILE *file = fopen("/proc/vmstat", "re");
+	unsigned long long value;
+	char name[NAME_BYTES];
+	int said = 0;
+
+	printf(", \"vmstat\": {");
+	for (unsigned i = 0; file && i < counters && fscanf(file, "%47s %llu", name, &value) == 2; i++)
+		if (!strcmp(name, vmstat[i].name) && value > vmstat[i].value)
+			printf("%s\"%s\": %llu", said++ ? ", " : "", name, value - vmstat[i].value);
+	printf("}");
+	if (file)
+		fclose(file);
+}
+
+static void print_count(const char *name, unsigned count, int *said)
+{
+	if (count)
+		printf("%s\"%s\": %u", (*said)++ ? ", " : "", name, count);
+}
+
+static void print_view(const char *name, const struct view *v)
+{
+	int said = 0;
+
+	if (!v->pages)
+		return;
+	printf(", \"%s\": {", name);
+	print_count("pages", v->pages, &said);
+	print_count("present", v->present, &said);
+	print_count("swapped", v->swapped, &said);
+	print_count("absent", v->absent, &said);
+	print_count("same", v->same, &said);
+	print_count("moved", v->moved, &said);
+	print_count("exclusive", v->exclusive, &said);
+	print_count("write_protected", v->write_protected, &said);
+	for (int bit = 0; bit < 32; bit++)
+		if (flag_names[bit])
+			print_count(flag_names[bit], v->flags[bit], &said);
+	printf("}");
+}
+
+void tell_start(void)
+{
+	printf("{\"event\": \"start\", \"io\": %d, \"memory\": \"%s\", \"image_size\": %zu, \"buffers\": %u, "
+	       "\"pool\": %u, \"pages\": %zu, \"pid\": %d}\n",
+	       card.io, memory_names[scene.memory], card.image_size, card.buffers, scene.pool,
+	       (card.image_size + scene.v4l.offset + PAGE_BYTES - 1) / PAGE_BYTES, getpid());
+}
+
+void tell_act(const struct task *t, const struct buffer *b, int error)
+{
+	printf("{\"event\": \"act\", \"act\": \"%s\", \"at\": \"%s\", \"buffer\": %u, \"errno\": %d, \"text\": \"%s\"}\n",
+	       t->act->name, moment_names[t->at], (unsigned)(b - buffers), error, strerror(error));
+}
+
+void tell_frame(const struct buffer *b, const struct readback *r, const char *event)
+{
+	printf("{\"event\": \"%s\", \"index\": %u, \"buffer\": %u, \"sequence\": %u, \"frame\": %u, "
+	       "\"read_back\": \"%s\", \"pages\": %u, \"bad\": %u, \"bad_pages\": \"%s\", \"caught\": %d, "
+	       "\"during\": %d", event, b->index, (unsigned)(b - buffers), b->sequence, r->frame,
+	       outcome_names[r->outcome], r->pages, r->bad, r->list, b->caught, b->during);
+	print_view("before", &b->before);
+	print_view("queued", &b->queued);
+	print_view("acted", &b->acted);
+	print_view("done", &b->done);
+	print_view("device", &b->device);
+	printf("}\n");
+}
+
+static void print_outcomes(const char *name, const unsigned *counts)
+{
+	printf(", \"%s\": {", name);
+	for (int i = IS_INTACT; i <= IS_UNMAPPED; i++)
+		printf("%s\"%s\": %u", i ? ", " : "", outcome_names[i], counts[i]);
+	printf("}");
+}
+
+void tell_summary(void)
+{
+	unsigned protected = 0;
+
+	for (unsigned i = 0; i < MOST_BUFFERS; i++)
+		protected += buffers[i].write_protected;
+	printf("{\"event\": \"summary\", \"frames\": %u, \"errors\": %u, \"missed\": %u, \"write_protected\": %u",
+	       totals.frames, totals.errors, totals.missed, protected);
+	print_outcomes("read_back", totals.outcome);
+	print_outcomes("after_close", totals.again);
+	printf(", \"acts\": [");
+	for (unsigned i = 0; i < scene.tasks; i++) {
+		const struct task *t = &scene.task[i];
+
+		printf("%s{\"act\": \"%s\", \"at\": \"%s\", \"done\": %u, \"refused\": %u, \"errno\": %d}",
+		       i ? ", " : "", t->act->name, moment_names[t->at], t->done, t->refused, t->error);
+	}
+	printf("]");
+	print_vmstat();
+	printf("}\n");
+	fflush(stdout);
+}
+
+void not_offered(const char *what, int error)
+{
+	printf("{\"event\": \"not-offered\", \"what\": \"%s\", \"errno\": %d, \"text\": \"%s\"}\n", what, error,
+	       strerror(error));
+	fflush(stdout);
+	_exit(NOT_OFFERED);
+}
