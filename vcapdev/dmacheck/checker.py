@@ -56,6 +56,7 @@ class Checker:
         dma_running: Callable[[], bool],
         on_verdict: Callable[[Verdict], None],
     ) -> None:
+        self._parts = (memory, describe, pause, dma_running, on_verdict)
         self._map = memory
         self._attachment = Attachment(memory)
         self._dma_running = dma_running
@@ -102,13 +103,30 @@ class Checker:
                 self._attachment.drop(f"a former kernel is no more: {self._attachment.why_not}")
                 self._forget()
             return
-        self._doubt = False
         if old is not None and old.identity != self._kernel.identity and self._pins is not None:
             self._pins.drop()
+        self._take_up(self._kernel)
+
+    def _take_up(self, kernel: Kernel) -> None:
+        """Begin with a kernel that the attachment knows."""
+        self._doubt = False
         self._renew()
-        if len(self._seen) < self._kernel.vmemmap.pages:
-            self._seen = np.zeros(self._kernel.vmemmap.pages, dtype=bool)
+        if len(self._seen) < kernel.vmemmap.pages:
+            self._seen = np.zeros(kernel.vmemmap.pages, dtype=bool)
         self._books.forget(kind=True)
+
+    def afresh(self) -> Checker:
+        """A checker in the place of this one: it knows kernel and programs, and has found nothing yet.
+
+        For many scenes in one boot. What is pinned by now counts as there before. This one is of no use then.
+        """
+        other = Checker(*self._parts)
+        other._attachment, other._books = self._attachment, self._books
+        kernel = self._kernel
+        if kernel is not None:
+            other._guard(lambda: other._take_up(kernel))
+            other._doubt = self._doubt
+        return other
 
     @property
     def _kernel(self) -> Kernel | None:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One run: a device process, a guest, a capture in it. What was seen ends in a report, however the run ends.
 
-Whoever starts a thing ends it: leaving the ``with`` block of :class:`Session` ends the guest first (by its
-process id, without asking when the device is dead, since QEMU may then hang in a register access), then the
-device, then removes the working directory.
+Whoever starts a thing ends it: leaving the ``with`` block of :class:`Session` ends guest and device, then
+removes the working directory.
 """
 
 from __future__ import annotations
@@ -21,40 +20,20 @@ from vcapdev.report.model import Dma, RunReport, Verdict
 from vcapdev.run import capture as capturing
 from vcapdev.run.attachments import Attachments
 from vcapdev.run.capture import Capture, Stall
-from vcapdev.run.device import DeviceProcess
 from vcapdev.run.options import RunOptions
+from vcapdev.run.pair import Pair
 from vcapdev.run.placement import better_together, put_together
 from vcapdev.run.prepare import Prepared
 from vcapdev.run.screen import Screen, Stage
-from vcapdev.serve.options import ServeOptions
 from vcapdev.vm.agent import Agent, AgentGoneError, GuestTimeoutError, Process
-from vcapdev.vm.commandline import VmConfig
-from vcapdev.vm.machine import Vm
 from vcapdev.vm.watch import GuestCrash
 
-_BOOT = 180.0  # seconds; 6 on an idle machine without KVM
-_ATTACH = 30.0  # seconds for the checker to find the guest's kernel; 1 on an idle machine
 _TURN = 0.1  # seconds between two looks at whether all children live
-_PATIENCE = (
-    3.0  # seconds that buffers may stay pinned after the device was closed, and a failure be held back
-)
 _SHOWN = 12  # lines of a kernel failure on the terminal
 _LOOK_AT_VMSTAT = 2.0  # seconds between two looks at the guest's /proc/vmstat
 _LOOK = 0.5  # seconds between two questions to the device about its counters
 
 Json = dict[str, Any]
-
-
-class WatchedVm(Vm):
-    """A guest whose every wait also notices the end of the device process."""
-
-    def __init__(self, config: VmConfig, device: DeviceProcess) -> None:
-        super().__init__(config)
-        self._device = device
-
-    def check(self) -> None:
-        self._device.check()
-        super().check()
 
 
 class Session:
@@ -86,8 +65,8 @@ class Session:
         work = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vcapdev-"))
         self.work = Path(work)
         self.attachments = Attachments(self.options, self.work)
-        self.device = DeviceProcess(self._serve_options(), self.work / "device.log")
-        self.vm = WatchedVm(self._vm_config(), self.device)
+        self.pair = Pair(self.options, self._prepared, self.work)
+        self.device, self.vm = self.pair.device, self.pair.vm
         self._stack.callback(self.stop)
         self.report.command_line = {
             "vcapdev": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -101,8 +80,7 @@ class Session:
 
     def stop(self) -> None:
         """End guest and device; harmless when repeated."""
-        self.vm.stop(ask=self.device.running)
-        self.device.stop()
+        self.pair.stop()
 
     def run(self) -> RunReport:
         """All stages behind "prepare". A guest, QEMU or device that fails ends up in the report.
@@ -124,18 +102,9 @@ class Session:
 
     def start(self, stage: Stage) -> Agent:
         """Start device and guest, and wait until the guest answers."""
-        self.device.start()
-        self.vm.start()
-        agent = self.vm.wait_agent(_BOOT)
-        self._wait_checker(agent)
+        agent = self.pair.start()
         stage.note = f"Linux {agent.hello['release']}" if agent.hello else ""
         return agent
-
-    def _wait_checker(self, agent: Agent) -> None:
-        """Give the checker time to find the kernel; if it cannot, the run will say so, and fail."""
-        end = time.monotonic() + _ATTACH
-        while not self.device.call("check-status", timeout=_ATTACH)["attached"] and time.monotonic() < end:
-            agent.pump(_TURN)
 
     def show_events(self) -> None:
         """Print what the device has found since the last look."""
@@ -204,25 +173,9 @@ class Session:
     def _settle(self, agent: Agent) -> None:
         with self.screen.stage("settle") as stage:
             self._take_vmstat(capturing.vmstat(agent))
-            self.report.pins.left = self._pins_left(agent)
+            self.report.pins.left = self.pair.pins_left(agent)
             stage.note = f"{self.report.pins.left} pages left pinned"
-            self._hear_out(agent)
-
-    def _hear_out(self, agent: Agent) -> None:
-        """A failure of the last moment is held back until its story is complete: do not end before that.
-
-        :raise GuestCrash: the failure.
-        """
-        end = time.monotonic() + _PATIENCE
-        while self.vm.watch.pending and time.monotonic() < end:
-            agent.pump(_TURN)
-
-    def _pins_left(self, agent: Agent) -> int:
-        """Give the kernel some time to let go of the buffers, then have the rest judged."""
-        end = time.monotonic() + _PATIENCE
-        while not self.device.call("settle", final=False).get("settled") and time.monotonic() < end:
-            agent.pump(_TURN)
-        return int(self.device.call("settle", final=True).get("pinned_pages") or 0)
+            self.pair.hear_out(agent)
 
     # -- what was seen
 
@@ -259,7 +212,7 @@ class Session:
 
     def _fail(self, error: GuestError) -> None:
         if isinstance(error, AgentGoneError):
-            error = self._why_gone(error)
+            error = self.pair.why_gone(error)
         if self.report.failure is None:
             self.report.failure = str(error).rstrip(".")
         if isinstance(error, GuestCrash):
@@ -270,17 +223,6 @@ class Session:
         elif isinstance(error, GuestTimeoutError):
             with suppress(GuestError):
                 self.vm.check()
-
-    def _why_gone(self, error: GuestError) -> GuestError:
-        """QEMU's channels close a moment before its end can be noticed: say how it ended."""
-        end = time.monotonic() + _PATIENCE
-        while self.vm.poll() is None and time.monotonic() < end:
-            time.sleep(_TURN)
-        try:
-            self.vm.check()
-        except GuestError as better:
-            return better
-        return error
 
     def _show_verdict(self, verdict: Json) -> None:
         key = str(verdict.get("key"))
@@ -296,38 +238,4 @@ class Session:
             f"{frames.captured}/{frames.wanted} frames, {frames.per_second:.1f} fps,"
             f" {status.get('pages_checked', 0)} pages checked,"
             f" {self.report.swap.pages_out} pages swapped, {verdicts} verdicts"
-        )
-
-    # -- how things are started
-
-    def _serve_options(self) -> ServeOptions:
-        options = self.options
-        return ServeOptions(
-            socket_path=self.work / "card",
-            control=self.work / "control",
-            qmp=self.work / "qmp-pause",
-            board=options.board,
-            revision=options.revision,
-            norm=options.norm,
-            clock=options.clock,
-            with_parent=True,
-        )
-
-    def _vm_config(self) -> VmConfig:
-        options = self.options
-        disk = options.swap == "disk"
-        return VmConfig(
-            qemu=self._prepared.qemu,
-            accel=self._prepared.accel.name,
-            kernel=self._prepared.kernel,
-            initrd=self._prepared.initrd,
-            workdir=self.work,
-            append=options.append,
-            memory_mib=options.memory,
-            cpus=options.cpus,
-            card_socket=self.work / "card",
-            swap=f"zram:{options.memory}" if options.swap == "zram" else options.swap,
-            swap_disk=self.work / "swap" if disk else None,
-            extra_args=list(options.qemu_opts),
-            interactive=options.shell,
         )

@@ -73,7 +73,7 @@ class Card:
         self.dma_log = DmaLog()
         self.bus.observers += [self.checker, self.dma_log]
         self.server.memory.subscribe(self.bus.forget)
-        self.server.memory.subscribe(self.checker.memory_changed)
+        self.server.memory.subscribe(lambda: self.checker.memory_changed())
         self.server.on_connect = self._client_agreed
         self.server.on_disconnect = self._client_gone
         self.server.on_close = on_gone
@@ -88,6 +88,11 @@ class Card:
         self.chip.clock.stop()
         self.pausing.disconnect()
         self.server.close()
+
+    def new_scene(self) -> None:
+        """Forget findings and figures of the checker; the kernel that it knows stays known."""
+        old, self.checker = self.checker, self.checker.afresh()
+        self.bus.observers[self.bus.observers.index(old)] = self.checker
 
     def _poll(self) -> None:
         """Keep the checker up to date and ready before DMA starts: finding the kernel takes a second.

@@ -135,6 +135,11 @@ class Commands:
         """After the device was closed: are all pins back? With "final", what is left is a finding."""
         return self._card.checker.settle(final=bool(arguments.get("final", True)))
 
+    def do_new_scene(self, arguments: Json, session: ControlSession) -> Json:
+        """Forget findings and figures; what is pinned now is no finding any more. The kernel stays known."""
+        self._card.new_scene()
+        return self._card.checker.status()
+
     def do_frame(self, arguments: Json, session: ControlSession) -> Json:
         """The last frame sent: its fields, and the state of the page under each run of bytes."""
         frame = self._card.chip.last_frame()

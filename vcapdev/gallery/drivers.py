@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Exchange the capture driver's modules in a running guest.
+
+The modules that a variant replaces are unloaded together with all that use them (``/proc/modules`` says
+who), and loaded again in the order of the image's ``/etc/modules``, with the variant's files in their places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vcapdev.errors import GuestError
+from vcapdev.image.modules import canonical
+from vcapdev.vm.agent import Agent
+
+DRIVER = "bttv"
+_DIRECTORY = "/tmp/vcap-modules"
+_TIMEOUT = 60.0  # seconds for one insmod or rmmod
+
+
+class DriverError(GuestError):
+    """A module cannot be loaded or unloaded."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A line of /etc/modules: the module's name, its path, and its parameters."""
+
+    name: str
+    path: str
+    parameters: str
+
+
+def parse_listed(text: str, release: str) -> list[Listed]:
+    """Read /etc/modules, which is in load order (guest/init)."""
+    found = []
+    for line in text.splitlines():
+        path, _, parameters = line.strip().partition(" ")
+        if path and not path.startswith("#"):
+            full = path if path.startswith("/") else f"/lib/modules/{release}/{path}"
+            name = Path(path).name.removesuffix(".ko")
+            found.append(Listed(canonical(name), full, parameters.strip()))
+    return found
+
+
+def parse_users(text: str) -> dict[str, list[str]]:
+    """Read /proc/modules: loaded modules, each with those that use it."""
+    users: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) >= 4:
+            listed = words[3].strip(",").split(",") if words[3] != "-" else []
+            users[words[0]] = [name for name in listed if name.isidentifier()]
+    return users
+
+
+def with_users(names: list[str], users: Mapping[str, list[str]]) -> list[str]:
+    """Of ``names`` those that are loaded, and all that use them, users first."""
+    order: list[str] = []
+
+    def visit(name: str) -> None:
+        if name in users and name not in order:
+            for user in users[name]:
+                visit(user)
+            order.append(name)
+
+    for name in names:
+        visit(name)
+    return order
+
+
+class Drivers:
+    """What is loaded in one boot of a guest."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        release = str((agent.hello or {}).get("release", ""))
+        self._listed = parse_listed(agent.pull("/etc/modules").decode("utf-8", "replace"), release)
+        self._missing: list[Listed] = []  # unloaded, to be loaded again
+        self.current: str | None = None  # name of the variant that is loaded
+
+    def unload(self, names: Mapping[str, Path] | None = None) -> None:
+        """Unload the driver, and the modules that are to be replaced.
+
+        :raise DriverError: the guest cannot.
+        """
+        wanted = [canonical(name) for name in names or {}] + [DRIVER]
+        users = parse_users(self._agent.pull("/proc/modules").decode("ascii", "replace"))
+        for name in with_users(wanted, users):
+            self._command("rmmod", name)
+            self._missing += [one for one in self._listed if one.name == name]
+
+    def load(self, variant: str | None, modules: Mapping[str, Path], parameters: Mapping[str, str]) -> None:
+        """Load what was unloaded, with ``modules`` (name: file) in the place of the stock ones.
+
+        :raise DriverError: the guest cannot.
+        """
+        files = {canonical(name): path for name, path in modules.items()}
+        given = {canonical(name): text for name, text in parameters.items()}
+        missing = [one for one in self._listed if one in self._missing]
+        for one in missing:
+            path = self._push(one.name, files[one.name]) if one.name in files else one.path
+            words = f"{one.parameters} {given.get(one.name, '')}".split()
+            self._command("insmod", path, *words)
+        self._missing.clear()
+        self.current = variant
+
+    @property
+    def loaded(self) -> bool:
+        """Whether nothing is missing."""
+        return not self._missing
+
+    def _push(self, name: str, path: Path) -> str:
+        remote = f"{_DIRECTORY}/{name}.ko"
+        self._agent.run(["mkdir", "-p", _DIRECTORY])
+        self._agent.push(path, remote)
+        return remote
+
+    def _command(self, *words: str) -> None:
+        result = self._agent.run(list(words), timeout=_TIMEOUT)
+        if result.status:
+            raise DriverError(f"{' '.join(words)} in the guest: {result.stderr.strip() or result.status}")

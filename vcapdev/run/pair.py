@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A device process and the guest that has its card: started together, watched together, ended for certain.
+
+Whoever starts a thing ends it: the guest goes first (by its process id, without asking when the device is
+dead, since QEMU may then hang in a register access), then the device.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from vcapdev.errors import GuestError
+from vcapdev.run.device import DeviceProcess
+from vcapdev.run.options import RunOptions
+from vcapdev.run.prepare import Prepared
+from vcapdev.serve.options import ServeOptions
+from vcapdev.vm.agent import Agent
+from vcapdev.vm.commandline import VmConfig
+from vcapdev.vm.machine import Vm
+
+_BOOT = 180.0  # seconds; 6 on an idle machine without KVM
+_ATTACH = 30.0  # seconds for the checker to find the guest's kernel; 1 on an idle machine
+_TURN = 0.1  # seconds between two looks at whether all children live
+#: Seconds that buffers may stay pinned after the device was closed, and a failure be held back.
+PATIENCE = 3.0
+
+
+class WatchedVm(Vm):
+    """A guest whose every wait also notices the end of the device process."""
+
+    def __init__(self, config: VmConfig, device: DeviceProcess) -> None:
+        super().__init__(config)
+        self._device = device
+
+    def check(self) -> None:
+        self._device.check()
+        super().check()
+
+
+class Pair:
+    """Device and guest. ``work`` is a directory for sockets and logs; its path must be short."""
+
+    def __init__(self, options: RunOptions, prepared: Prepared, work: Path) -> None:
+        self.device = DeviceProcess(serve_options(options, work), work / "device.log")
+        self.vm = WatchedVm(vm_config(options, prepared, work), self.device)
+
+    def start(self) -> Agent:
+        """Start device and guest, and wait until the guest answers and the checker knows its kernel.
+
+        A checker that cannot find it is no error here: whoever judges will say so.
+
+        :raise GuestError: the guest did not come up.
+        """
+        self.device.start()
+        self.vm.start()
+        agent = self.vm.wait_agent(_BOOT)
+        end = time.monotonic() + _ATTACH
+        while not self.device.call("check-status", timeout=_ATTACH)["attached"] and time.monotonic() < end:
+            agent.pump(_TURN)
+        return agent
+
+    def stop(self) -> None:
+        """End guest and device; harmless when repeated."""
+        self.vm.stop(ask=self.device.running)
+        self.device.stop()
+
+    def hear_out(self, agent: Agent) -> None:
+        """A failure of the last moment is held back until its story is complete: do not end before that.
+
+        :raise GuestCrash: the failure.
+        """
+        end = time.monotonic() + PATIENCE
+        while self.vm.watch.pending and time.monotonic() < end:
+            agent.pump(_TURN)
+
+    def pins_left(self, agent: Agent) -> int:
+        """Give the kernel some time to let go of the buffers, then have the rest judged; how many pages."""
+        end = time.monotonic() + PATIENCE
+        while not self.device.call("settle", final=False).get("settled") and time.monotonic() < end:
+            agent.pump(_TURN)
+        return int(self.device.call("settle", final=True).get("pinned_pages") or 0)
+
+    def why_gone(self, error: GuestError) -> GuestError:
+        """QEMU's channels close a moment before its end can be noticed: say how it ended."""
+        end = time.monotonic() + PATIENCE
+        while self.vm.poll() is None and time.monotonic() < end:
+            time.sleep(_TURN)
+        try:
+            self.vm.check()
+        except GuestError as better:
+            return better
+        return error
+
+
+def serve_options(options: RunOptions, work: Path) -> ServeOptions:
+    """How the device process is started."""
+    return ServeOptions(
+        socket_path=work / "card",
+        control=work / "control",
+        qmp=work / "qmp-pause",
+        board=options.board,
+        revision=options.revision,
+        norm=options.norm,
+        clock=options.clock,
+        with_parent=True,
+    )
+
+
+def vm_config(options: RunOptions, prepared: Prepared, work: Path) -> VmConfig:
+    """How the guest is started."""
+    disk = options.swap == "disk"
+    return VmConfig(
+        qemu=prepared.qemu,
+        accel=prepared.accel.name,
+        kernel=prepared.kernel,
+        initrd=prepared.initrd,
+        workdir=work,
+        append=options.append,
+        memory_mib=options.memory,
+        cpus=options.cpus,
+        card_socket=work / "card",
+        swap=f"zram:{options.memory}" if options.swap == "zram" else options.swap,
+        swap_disk=work / "swap" if disk else None,
+        extra_args=list(options.qemu_opts),
+        interactive=options.shell,
+    )
