@@ -156,9 +156,9 @@ class Text:
 
     def ranges(self) -> NDArray[np.uint64]:
         """Everything it can write, shape ``(n, 2)``: first address and length."""
-        ranges = np.empty((len(self.written), 2), np.uint64)
-        ranges[:, 0], ranges[:, 1] = self.written, self.shape.lengths
-        return ranges
+        columns = np.empty((2, len(self.written)), np.uint64)
+        columns[0], columns[1] = self.written, self.shape.lengths
+        return columns.T
 
 
 def scan(memory: bytes) -> tuple[int, Ints]:
