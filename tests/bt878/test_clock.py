@@ -265,3 +265,49 @@ def test_many_steps_leave_others_their_turn() -> None:
     watched.time.advance(0)
     assert watched.clock.steps == 0
     assert len(watched.begins()) == 1000
+
+
+def test_frozen_time_does_not_pass() -> None:
+    """A guest that is held stopped misses no field, and no handler of it is given up."""
+    watched = Watched("paced")
+    watched.time.advance(0.025)
+    assert watched.begins() == [0, 20]
+    watched.clock.freeze()
+    watched.clock.freeze()
+    watched.time.advance(5.0)
+    assert watched.begins() == [0, 20]
+    watched.clock.thaw()
+    watched.clock.thaw()
+    watched.time.advance(0.035)
+    assert watched.begins() == [0, 20, 5040, 5060]
+    watched.interrupts["begin"] = True
+    watched.time.advance(0.02)
+    watched.clock.freeze()
+    watched.time.advance(5.0)
+    watched.clock.thaw()
+    watched.time.advance(0.4)
+    watched.clock.handler_done()
+    assert watched.clock.timeouts == 0
+    assert watched.clock.late == 0
+
+
+def test_a_freeze_within_a_field_lets_none_follow() -> None:
+    """The checker freezes time from within the field that it found something in; kicks and steps wait."""
+    watched = Watched("step")
+    note = watched.note
+
+    def freeze(what: str) -> None:
+        note(what)
+        watched.clock.freeze()
+
+    watched.note = freeze  # type: ignore[method-assign]
+    watched.clock.step(3)
+    watched.clock.expect_handler()
+    watched.clock.handler_done()
+    watched.clock.kick()
+    watched.time.advance(1.0)
+    assert len(watched.begins()) == 1
+    watched.note = note  # type: ignore[method-assign]
+    watched.clock.thaw()
+    watched.time.advance(0.1)
+    assert len(watched.begins()) == 3

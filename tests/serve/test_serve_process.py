@@ -117,6 +117,15 @@ def test_faults_are_injected_by_name(device: Running) -> None:
         device.control.call("inject", fault="meteor")
 
 
+def test_where_memory_lies_and_whether_a_finding_holds_the_guest(device: Running) -> None:
+    call = device.control.call
+    assert call("memory") == {"pid": device.process.pid, "segments": []}
+    assert call("hold") == {"held": False, "next": False}
+    assert call("hold", next=True) == {"held": False, "next": True}
+    assert call("resume", hold=True) == {"held": False, "next": True}
+    assert call("resume") == {"held": False, "next": False}
+
+
 def test_an_unknown_command_is_answered_with_those_that_exist(device: Running) -> None:
     with pytest.raises(ControlError, match="there are access-log, check-status, clock"):
         device.control.call("make-coffee")

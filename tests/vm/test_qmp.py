@@ -258,3 +258,23 @@ def test_no_qemu_to_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     pause = VcpuPause(tmp_path / "none")
     with pytest.raises(GuestError, match="cannot pause the guest: no QMP at"):
         pause.start()
+
+
+def test_a_guest_that_is_kept_stands_until_told_to_go_on(paused) -> None:
+    """For somebody to look at it; pauses meanwhile do not set it going."""
+    pause, machine, fake = paused(Machine())
+    with pause.pause(lambda: None):
+        assert pause.active
+        pause.keep()
+    assert not pause.active
+    with pause.pause(lambda: None) as standing:
+        assert standing
+    assert machine.state == "paused"
+    assert fake.commands == ["query-status", "stop", "query-status"]
+    pause.go_on()
+    until(lambda: machine.state == "running", "the guest to go on")
+    pause.go_on()
+    with pause.pause(lambda: None):
+        assert machine.state == "paused"
+    until(lambda: machine.state == "running", "a later pause to end as ever")
+    assert fake.commands.count("cont") == 2

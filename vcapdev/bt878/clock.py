@@ -85,6 +85,7 @@ class Clock:
         self._running = False  # within begin or end
         self._start = self._due = scheduler.now()
         self._stopped = False
+        self._frozen: float | None = None  # since when time stands still
         self.steps = 0
         """Fields that :meth:`step` still owes."""
         self.timeouts = 0
@@ -121,6 +122,29 @@ class Clock:
     def stop(self) -> None:
         """No more fields, ever."""
         self._stopped = True
+        self._drop_timers()
+
+    def freeze(self) -> None:
+        """Time stands still for the card, as it does for a guest that is stopped: until :meth:`thaw`.
+
+        No field begins or ends, and no handler is given up. Harmless when repeated.
+        """
+        if self._frozen is None:
+            self._frozen = self._scheduler.now()
+            self._drop_timers()
+
+    def thaw(self) -> None:
+        """Time goes on where it stood."""
+        if self._frozen is None:
+            return
+        lost, self._frozen = self._scheduler.now() - self._frozen, None
+        self._start += lost
+        self._due += lost
+        if self._awaiting and not self._stopped:
+            self._arm()
+        self._plan()
+
+    def _drop_timers(self) -> None:
         for timer in (self._timer, self._deadline):
             if timer is not None:
                 timer.cancel()
@@ -137,7 +161,7 @@ class Clock:
             raise UsageError(f"the clock is {self._mode}: set it to step before stepping it")
         self.steps += fields
         budget = _STEPS_AT_ONCE
-        while budget and self.steps and not self.awaiting and not self._running:
+        while budget and self.steps and not self.awaiting and not self._running and self._frozen is None:
             budget -= 1
             self._advance()
         self.kick()
@@ -149,7 +173,7 @@ class Clock:
         if self._stopped:
             return
         self._awaiting = True
-        if self._deadline is None:
+        if self._deadline is None and self._frozen is None:
             self._arm()
 
     def handler_done(self) -> None:
@@ -182,7 +206,7 @@ class Clock:
     # Fields.
 
     def _plan(self) -> None:
-        if self._timer is not None or self._stopped or self.awaiting:
+        if self._timer is not None or self._stopped or self._frozen is not None or self.awaiting:
             return
         held = self._held()
         if self._mode == "step" and not self.steps and not held:
@@ -208,7 +232,7 @@ class Clock:
                 self._inside = False
                 self._end()
                 self._due = self._scheduler.now()
-            if not self.awaiting:
+            if not self.awaiting and self._frozen is None:
                 self._move_on()
                 self._inside = True
                 self._begin()

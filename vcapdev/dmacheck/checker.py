@@ -23,6 +23,7 @@ import numpy as np
 
 from vcapdev.dma import Abort, Batch, Checkpoint, Describe, MemoryMap, Program
 from vcapdev.dmacheck.attachment import Attachment
+from vcapdev.dmacheck.audit import Audit
 from vcapdev.dmacheck.books import Books
 from vcapdev.dmacheck.court import Case, Court
 from vcapdev.dmacheck.guard import Guard
@@ -46,6 +47,7 @@ class Checker:
     :param pause: a context manager that stops the vCPUs; yields False where it cannot.
     :param dma_running: handles pending register writes, then says whether DMA is still on.
     :param on_verdict: told of each new kind of finding, once.
+    :ivar audit: judges a sample of judgements again; by default none.
     """
 
     def __init__(
@@ -66,6 +68,10 @@ class Checker:
         self._pins: Releases | None = None
         self._books = Books()
         self._guard = Guard(self._oddities)
+        self.audit = Audit(0, 0)
+        self._pause = pause
+        self._sentence: Codes | None = None  # of the last judgement, None: nothing was found
+        self._unjudged = False  # whether the last one was put off: it cannot be audited
         self._doubt = False  # whether the kernel may have been followed by another
         self._stops = self._fields = 0
         self._judging = False
@@ -121,7 +127,7 @@ class Checker:
         For many scenes in one boot. What is pinned by now counts as there before. This one is of no use then.
         """
         other = Checker(*self._parts)
-        other._attachment, other._books = self._attachment, self._books
+        other._attachment, other._books, other.audit = self._attachment, self._books, self.audit.afresh()
         kernel = self._kernel
         if kernel is not None:
             other._guard(lambda: other._take_up(kernel))
@@ -180,6 +186,7 @@ class Checker:
             "verdicts": self._court.counts(),
             "oddities": self._oddities.counts(),
             "pins": self._pins.status() if self._pins is not None else {},
+            "audit": self.audit.figures(),
             "defects": list(self._guard.defects),
         }
 
@@ -222,11 +229,14 @@ class Checker:
         self._checked += pages.count
         if pages.partial:
             self._counts["unchecked"] += 1
+        self._sentence, self._unjudged = None, False
         if not pages.unchanged() or pages.before is not None:
             self._guard(lambda: self._after(batch, pages))
         if self._pins is not None and pages.written_version != self._pins.table.version:
             self._pins.table.mark_written(pages.pages.pfns)
             pages.written_version = self._pins.table.version
+        if self.audit.rate and not self._unjudged and self.audit.drawn():
+            self._guard(lambda: self._judge_again(pages))
 
     def device_read(self, addr: int, length: int, origin: int) -> None:
         """Fetches are not judged."""
@@ -318,9 +328,11 @@ class Checker:
         if look is not None:
             self._note(pages.record, look, f"field {self._fields} after")
             if look.moved:
+                self._unjudged = True
                 self._follow_map()
                 return
             if look.unsure:
+                self._unjudged = True
                 self._counts["unchecked"] += 1
         before, after = pages.before, look
         pages.before = None
@@ -337,8 +349,10 @@ class Checker:
             return
         epoch = self._attachment.epoch
         if not self._still_running() or self._attachment.epoch is not epoch:
+            self._unjudged = True
             self._oddities.add("raced-with-stop", len(guilty))
             return
+        self._sentence = codes
         case = Case(self._kernel, batch, pages, before, after, f"field {self._fields}")
         self._judging = True  # what is handled meanwhile must not stop the vCPUs a second time
         try:
@@ -346,6 +360,20 @@ class Checker:
                 rows = guilty[codes[guilty] == code]
                 if not self._court.page_verdict(PAGE_RULES[code - 1], case, rows):
                     self._oddities.add("raced-with-stop", len(rows))
+        finally:
+            self._judging = False
+
+    def _judge_again(self, pages: BatchPages) -> None:
+        """Of the sample: with the vCPUs stopped, once pending register writes are handled."""
+        kernel, setting, epoch = self._kernel, self._attachment.setting, self._attachment.epoch
+        if kernel is None or setting is None or self._judging:
+            return
+        self._judging = True
+        try:
+            self.audit.again(
+                kernel, setting, pages, self._sentence, self._pause,
+                lambda: self._still_running() and self._attachment.epoch is epoch,
+            )  # fmt: skip
         finally:
             self._judging = False
 

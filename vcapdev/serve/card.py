@@ -18,12 +18,14 @@ from vcapdev.bt878.board import DEFAULT, load_board
 from vcapdev.bt878.chip import Bt878
 from vcapdev.bt878.identity import config_space
 from vcapdev.bt878.testcard import card as test_card
+from vcapdev.dmacheck.audit import Audit
 from vcapdev.dmacheck.checker import Checker
 from vcapdev.dmacheck.verdict import Verdict
 from vcapdev.pci.busmaster import BusMaster
 from vcapdev.pci.function import PciFunction
 from vcapdev.pci.intx import Intx
 from vcapdev.serve.dmalog import DmaLog
+from vcapdev.serve.holding import Holding
 from vcapdev.serve.options import ServeOptions
 from vcapdev.serve.pausing import Pausing
 from vcapdev.vfiouser.reactor import Reactor
@@ -39,6 +41,7 @@ class Card:
 
     :param on_verdict: told of each new kind of finding, once.
     :param on_gone: called when a client has gone, agreed or not, after the card was reset.
+    :param on_held: told of the finding at which guest and card are held, and whether the vCPUs stand.
     :ivar was_connected: whether any client has ever agreed on a version.
     :raise UsageError: no such board, norm or clock mode.
     """
@@ -49,6 +52,7 @@ class Card:
         reactor: Reactor,
         on_verdict: Callable[[Verdict], None],
         on_gone: Callable[[], None],
+        on_held: Callable[[Verdict, bool], None] = lambda verdict, stopped: None,
     ) -> None:
         board = load_board(options.board or DEFAULT)
         if options.revision is not None:
@@ -67,9 +71,18 @@ class Card:
             handling=self.server.interrupts.handling,
         )  # fmt: skip
         self.pausing = Pausing(options.qmp, self.server.drain)
-        self.checker = Checker(
-            self.server.memory, self.chip.describe, self.pausing.pause, self._dma_running, on_verdict
+        self.holding = Holding(
+            self.pausing, self.chip.clock, reactor.call_later, on_held, wanted=options.hold
         )
+
+        def found(verdict: Verdict) -> None:
+            on_verdict(verdict)
+            self.holding.found(verdict)
+
+        self.checker = Checker(
+            self.server.memory, self.chip.describe, self.pausing.pause, self._dma_running, found
+        )
+        self.checker.audit = Audit(options.audit, options.audit_seed)
         self.dma_log = DmaLog()
         self.bus.observers += [self.checker, self.dma_log]
         self.server.memory.subscribe(self.bus.forget)
@@ -119,6 +132,7 @@ class Card:
 
     def _client_gone(self) -> None:
         """The next virtual machine finds a card as after power-on."""
+        self.holding.resume(hold_again=self.holding.wanted)
         self.pausing.disconnect()
         self.function.reset()
 

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from vcapdev.dmacheck.verdict import Verdict
 from vcapdev.errors import ExitStatus, GuestError
 from vcapdev.serve.card import Card
-from vcapdev.serve.commands import Commands, verdict_event
+from vcapdev.serve.commands import Commands, held_event, verdict_event
 from vcapdev.serve.control import ControlServer
 from vcapdev.serve.options import ServeOptions
 from vcapdev.serve.sockets import adopt, listening
@@ -46,6 +46,10 @@ def serve(options: ServeOptions) -> ExitStatus:
         with suppress(OSError):  # whoever read our output has gone; the finding counts all the same
             print(verdict.splat(), flush=True)
 
+    def held(verdict: Verdict, stopped: bool) -> None:
+        for channel in control:
+            channel.broadcast(held_event(verdict, stopped))
+
     connected_only = left = False
 
     def gone() -> None:
@@ -57,7 +61,7 @@ def serve(options: ServeOptions) -> ExitStatus:
     with ExitStack() as stack:
         stack.enter_context(_ending(reactor.stop))
         client, connected_only = _client_socket(options, stack)
-        card = Card(options, reactor, found, gone)
+        card = Card(options, reactor, found, gone, held)
         stack.callback(card.close)
         if options.control is not None:
             listener = stack.enter_context(listening(options.control, "--control"))

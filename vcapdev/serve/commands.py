@@ -140,6 +140,29 @@ class Commands:
         self._card.new_scene()
         return self._card.checker.status()
 
+    def do_hold(self, arguments: Json, session: ControlSession) -> Json:
+        """Whether the next new kind of finding holds guest and card, and whether one does now."""
+        holding = self._card.holding
+        if "next" in arguments:
+            holding.wanted = bool(arguments["next"])
+        return {"held": holding.held, "next": holding.wanted}
+
+    def do_resume(self, arguments: Json, session: ControlSession) -> Json:
+        """Let guest and card go on after a finding has held them."""
+        self._card.holding.resume(hold_again=bool(arguments.get("hold", False)))
+        return self.do_hold({}, session)
+
+    def do_memory(self, arguments: Json, session: ControlSession) -> Json:
+        """Where guest RAM lies: each segment's descriptor in this process, to be opened by who may."""
+        return {
+            "pid": os.getpid(),
+            "segments": [
+                {"start": each.start, "size": each.size, "fd": each.fd, "offset": each.fd_offset}
+                for each in self._card.server.memory.segments
+                if each.fd >= 0
+            ],
+        }
+
     def do_frame(self, arguments: Json, session: ControlSession) -> Json:
         """The last frame sent: its fields, and the state of the page under each run of bytes."""
         frame = self._card.chip.last_frame()
@@ -161,6 +184,11 @@ class Commands:
 def verdict_event(verdict: Verdict) -> Json:
     """The event that tells of a new finding."""
     return {"event": "verdict", "verdict": verdict.to_json()}
+
+
+def held_event(verdict: Verdict, stopped: bool) -> Json:
+    """The event that tells of guest and card being held until somebody says "resume"."""
+    return {"event": "held", "verdict": verdict.to_json(), "vcpus_stopped": stopped}
 
 
 def _text(arguments: Json, name: str) -> str:

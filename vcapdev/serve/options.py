@@ -25,6 +25,9 @@ class ServeOptions:
     revision: int | None = None
     norm: str = "PAL"
     clock: str = "paced"
+    hold: bool = False
+    audit: float = 0.0  # share of judgements that are judged again with the vCPUs stopped, 0 to 1
+    audit_seed: int = 0
     with_parent: bool = False
 
     def command_line(self) -> list[str]:
@@ -33,7 +36,10 @@ class ServeOptions:
         for name in ("socket_path", "fd", "control", "qmp", "board", "revision", "norm", "clock"):
             if (value := getattr(self, name)) is not None:
                 words += [f"--{name.replace('_', '-')}", str(value)]
-        return [*words, "--with-parent"] if self.with_parent else words
+        if self.audit:
+            words += ["--audit", f"{self.audit:%}", "--audit-seed", str(self.audit_seed)]
+        switches = {"--hold": self.hold, "--with-parent": self.with_parent}
+        return words + [switch for switch, on in switches.items() if on]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +56,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--norm", default=default.norm, type=str.upper, choices=NORMS,
                         help="what the camera sends (%(default)s)")  # fmt: skip
     parser.add_argument("--clock", default=default.clock, choices=CLOCKS, help="(%(default)s)")
+    parser.add_argument("--hold", action="store_true",
+                        help="stop guest and card at the first finding, until a client says so")  # fmt: skip
+    parser.add_argument("--audit", type=share, default=default.audit, metavar="SHARE",
+                        help="judge a share of judgements again with the guest stopped, as 1%%")  # fmt: skip
+    parser.add_argument("--audit-seed", type=int, default=default.audit_seed, metavar="N",
+                        help="which judgements those are (%(default)s)")  # fmt: skip
     parser.add_argument("--with-parent", action="store_true", help="end when the parent process ends")
+
+
+def share(text: str) -> float:
+    """A share as ``1%`` or ``0.01``, from 0 to 1. (argparse names this function where it complains.)"""
+    value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 <= value <= 1:
+        raise ValueError(text)
+    return value
 
 
 def from_arguments(args: argparse.Namespace) -> ServeOptions:
@@ -60,6 +80,8 @@ def from_arguments(args: argparse.Namespace) -> ServeOptions:
     """
     if args.revision not in (None, 0x11, 0x02):
         raise UsageError(f"--revision {args.revision:#x}: the chip was made as 0x11 and 0x02")
+    if args.hold and args.control is None:
+        raise UsageError("--hold: nobody could let the guest go on again; give --control PATH, too")
     return ServeOptions(
         socket_path=args.socket_path,
         fd=args.fd,
@@ -69,5 +91,8 @@ def from_arguments(args: argparse.Namespace) -> ServeOptions:
         revision=args.revision,
         norm=args.norm,
         clock=args.clock,
+        hold=args.hold,
+        audit=args.audit,
+        audit_seed=args.audit_seed,
         with_parent=args.with_parent,
     )

@@ -46,6 +46,21 @@ class Pausing:
         ready = self._ready
         return _not_paused() if ready is None else ready.pause(self._serve)
 
+    @property
+    def active(self) -> bool:
+        """Whether the vCPUs stand in a pause that has not ended yet."""
+        return self._ready is not None and self._ready.active
+
+    def keep(self) -> None:
+        """Within a pause: let the guest stay stopped behind its end, until :meth:`go_on`."""
+        if self._ready is not None:
+            self._ready.keep()
+
+    def go_on(self) -> None:
+        """Let a guest run that was kept stopped."""
+        if self._ready is not None:
+            self._ready.go_on()
+
     def _start(self, pause: VcpuPause) -> None:
         try:
             pause.start()

@@ -42,6 +42,8 @@ class VcpuPause:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="vcpu-pause", daemon=True)
         self._depth = 0
+        self._keep = False  # whether the guest stays stopped when the outermost pause ends
+        self._kept = False  # whether it does
         self.given_up = 0  # pauses that did not come about in time
         self.longest = 0.0  # seconds that a successful stop took at most
 
@@ -97,9 +99,26 @@ class VcpuPause:
             yield True
         finally:
             self._depth -= 1
-            if state == "running":
+            self._kept = self._kept or (self._keep and state == "running")
+            if state == "running" and not self._kept:
                 # Not waited for: the next stop is sent behind it on the same connection.
                 self._submit(self._continue())
+
+    @property
+    def active(self) -> bool:
+        """Whether the vCPUs stand in a pause that has not ended yet."""
+        return bool(self._depth)
+
+    def keep(self) -> None:
+        """Within a pause: let the guest stay stopped behind its end, until :meth:`go_on`."""
+        self._keep = True
+
+    def go_on(self) -> None:
+        """Let a guest run that :meth:`keep` has kept stopped; harmless when none is."""
+        self._keep = False
+        if self._kept and not self._depth:
+            self._kept = False
+            self._submit(self._continue())
 
     def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
