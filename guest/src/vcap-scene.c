@@ -266,7 +266,10 @@ static void close_card(void)
 
 static void capture_buffers(void)
 {
-	card_request_buffers(&card, scene.v4l.buffers);
+	int error = card_try_request(&card, scene.v4l.buffers);
+
+	if (error)
+		not_offered("VIDIOC_REQBUFS of this way", error);
 	if (card.io != IO_USERPTR)
 		scene.pool = card.buffers;
 	make_buffers();

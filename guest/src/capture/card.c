@@ -154,18 +154,27 @@ static void map_buffers(struct card *c)
 	}
 }
 
-void card_request_buffers(struct card *c, unsigned count)
+int card_try_request(struct card *c, unsigned count)
 {
 	struct v4l2_requestbuffers r = { .count = count, .type = V4L2_BUF_TYPE_VIDEO_CAPTURE,
 					 .memory = memory_of(c) };
 
 	if (call(c, VIDIOC_REQBUFS, &r))
-		fail("VIDIOC_REQBUFS: %s", strerror(errno));
+		return errno;
 	if (r.count < 1 || r.count > 32)
 		fail("asked for %u buffers, got %u", count, r.count);
 	c->buffers = r.count;
 	if (c->io == IO_MMAP)
 		map_buffers(c);
+	return 0;
+}
+
+void card_request_buffers(struct card *c, unsigned count)
+{
+	int error = card_try_request(c, count);
+
+	if (error)
+		fail("VIDIOC_REQBUFS: %s", strerror(error));
 }
 
 int card_try_queue(struct card *c, unsigned slot, void *memory, int dmabuf)

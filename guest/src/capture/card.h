@@ -27,6 +27,8 @@ struct frame {
 
 void card_open(struct card *c, const struct options *o);
 void card_request_buffers(struct card *c, unsigned count);
+/* The same with the driver's answer: 0, or an errno when it has no buffers of this kind. */
+int card_try_request(struct card *c, unsigned count);
 /* Hands buffer `memory` (NULL for mmap) to the driver in the given slot. */
 void card_queue(struct card *c, unsigned slot, void *memory);
 /* The same with the driver's answer: 0 or an errno. `dmabuf` is the file descriptor where io is dmabuf. */

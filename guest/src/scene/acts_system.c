@@ -107,6 +107,43 @@ static int act_limit(struct buffer *b, const char *argument)
 	return write_text(path, argument ? argument : "max");
 }
 
+/* Has the group's memory reclaimed, so many bytes of it (Linux 5.19). */
+static int act_reclaim(struct buffer *b, const char *argument)
+{
+	char path[256];
+	int error;
+
+	(void)b;
+	if (!scene.cgroup)
+		return ENOENT;
+	snprintf(path, sizeof(path), "%s/memory.reclaim", scene.cgroup);
+	error = write_text(path, argument ? argument : "1M");
+	return error == EAGAIN ? 0 : error; /* fewer than asked for: pinned pages are none */
+}
+
+/* Leaves the group and removes it: our pages stay charged to a group that is gone. */
+static int act_leave_cgroup(struct buffer *b, const char *argument)
+{
+	char path[256], pid[16];
+	int error;
+
+	(void)b;
+	(void)argument;
+	if (!scene.cgroup)
+		return ENOENT;
+	snprintf(path, sizeof(path), "%s/../cgroup.procs", scene.cgroup);
+	snprintf(pid, sizeof(pid), "%d", getpid());
+	error = write_text(path, pid);
+	return error ? error : rmdir(scene.cgroup) ? errno : 0;
+}
+
+static int act_sleep(struct buffer *b, const char *argument)
+{
+	(void)b;
+	usleep((useconds_t)(argument ? strtoul(argument, NULL, 10) : 50) * 1000);
+	return 0;
+}
+
 /* Has the kernel scan until it has been through everything twice. */
 static int wait_scans(void)
 {
@@ -148,7 +185,9 @@ static int act_ksm(struct buffer *b, const char *argument)
 		error = write_text(KSM "sleep_millisecs", "2");
 	if (!error)
 		error = write_text(KSM "run", "1");
-	return error ? error : wait_scans();
+	if (!error)
+		error = wait_scans();
+	return error ? error : read_number(KSM "pages_shared") ? 0 : ENODATA;
 }
 
 static int act_unmerge(struct buffer *b, const char *argument)
@@ -202,5 +241,7 @@ const struct act system_acts[] = {
 	{ "swapoff", act_swapoff },	{ "limit", act_limit },
 	{ "ksm", act_ksm },		{ "unmerge", act_unmerge },
 	{ "hog", act_hog },		{ "write-direct", act_write_direct },
+	{ "reclaim", act_reclaim },	{ "leave-cgroup", act_leave_cgroup },
+	{ "sleep", act_sleep },
 	{ NULL, NULL },
 };

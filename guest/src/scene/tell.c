@@ -116,14 +116,31 @@ static void print_outcomes(const char *name, const unsigned *counts)
 	printf("}");
 }
 
+/* Pages that two buffers have, as they were when queued last. */
+static unsigned count_shared(void)
+{
+	unsigned shared = 0;
+
+	for (unsigned i = 0; i + 1 < MOST_BUFFERS; i++) {
+		const struct buffer *a = &buffers[i], *b = &buffers[i + 1];
+		size_t last = a->map_size / PAGE_BYTES;
+
+		if (a->pfn && b->pfn && last)
+			shared += b->pfn[0] && a->pfn[last - 1] == b->pfn[0];
+	}
+	return shared;
+}
+
 void tell_summary(void)
 {
 	unsigned protected = 0;
 
 	for (unsigned i = 0; i < MOST_BUFFERS; i++)
 		protected += buffers[i].write_protected;
-	printf("{\"event\": \"summary\", \"frames\": %u, \"errors\": %u, \"missed\": %u, \"write_protected\": %u",
-	       totals.frames, totals.errors, totals.missed, protected);
+	printf("{\"event\": \"summary\", \"frames\": %u, \"errors\": %u, \"missed\": %u, \"write_protected\": %u, "
+	       "\"shared_pages\": %u, \"intact\": %u, \"torn\": %u, \"damaged\": %u", totals.frames, totals.errors,
+	       totals.missed, protected, count_shared(), totals.outcome[IS_INTACT],
+	       totals.outcome[IS_PARTIAL] + totals.again[IS_PARTIAL], totals.outcome[IS_LOST] + totals.again[IS_LOST]);
 	print_outcomes("read_back", totals.outcome);
 	print_outcomes("after_close", totals.again);
 	printf(", \"acts\": [");
