@@ -24,7 +24,7 @@ from vcapdev.image.lock import Package, Resolution, read_lock, write_lock
 from vcapdev.image.recipe import Recipe
 from vcapdev.progress import Progress
 
-_KERNEL = re.compile(r"linux-(image|binary|modules)-")
+_KERNEL = re.compile(r"linux-(image|binary|modules|base)-")
 
 
 @dataclass(frozen=True)
