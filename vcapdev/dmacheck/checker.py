@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from vcapdev.dma import Abort, Batch, Checkpoint, Describe, MemoryMap, Program
 from vcapdev.dmacheck.attachment import Attachment
 from vcapdev.dmacheck.audit import Audit
 from vcapdev.dmacheck.books import Books
+from vcapdev.dmacheck.contract import Contract
 from vcapdev.dmacheck.court import Case, Court
 from vcapdev.dmacheck.guard import Guard
 from vcapdev.dmacheck.history import History
@@ -66,6 +68,7 @@ class Checker:
         self._court = Court(describe, pause, self._still_running, on_verdict, self._history)
         self._oddities = Oddities()
         self._pins: Releases | None = None
+        self._contract: Contract | None = None
         self._books = Books()
         self._guard = Guard(self._oddities)
         self.audit = Audit(0, 0)
@@ -142,6 +145,7 @@ class Checker:
         """Begin to watch pins anew, and to collect the pages of a frame."""
         if self._kernel is not None:
             self._pins = Releases(self._kernel, self._court, self._oddities, self._pins)
+            self._contract = Contract(self._kernel)
         self._recent.clear()
         self._sets.clear()
 
@@ -186,6 +190,7 @@ class Checker:
             "verdicts": self._court.counts(),
             "oddities": self._oddities.counts(),
             "pins": self._pins.status() if self._pins is not None else {},
+            "contract": self._contract.status() if self._contract is not None else {},
             "audit": self.audit.figures(),
             "defects": list(self._guard.defects),
         }
@@ -206,6 +211,8 @@ class Checker:
     def gone(self, program_id: int) -> None:
         """The program's pages stay watched for their release."""
         self._books.retire(program_id)
+        if self._contract is not None:
+            self._contract.forget(program_id)
 
     def before_write(self, batch: Batch) -> None:
         """The first look."""
@@ -218,6 +225,9 @@ class Checker:
         pages.before = None
         if not pages.unchanged():
             self._guard(lambda: self._before(pages))
+        contract = self._contract
+        if contract is not None and not contract.quiet(pages):
+            self._guard(lambda: contract.before(pages))
 
     def after_write(self, batch: Batch) -> None:
         """The second look; whatever is bad is judged here."""
@@ -232,6 +242,8 @@ class Checker:
         self._sentence, self._unjudged = None, False
         if not pages.unchanged() or pages.before is not None:
             self._guard(lambda: self._after(batch, pages))
+        if self._contract is not None and not self._contract.quiet(pages):
+            self._guard(lambda: self._hold_to_contract(batch, pages))
         if self._pins is not None and pages.written_version != self._pins.table.version:
             self._pins.table.mark_written(pages.pages.pfns)
             pages.written_version = self._pins.table.version
@@ -312,6 +324,9 @@ class Checker:
         facts = record.learn(self._sets.of(self._kernel, record.pfns), setting)
         if record.kind == USER:
             self._pins.admit(facts, record)
+        contract = self._contract
+        if contract is not None:
+            self._guard(lambda: contract.learn(record))
 
     def _before(self, pages: BatchPages) -> None:
         look = pages.look()
@@ -360,6 +375,27 @@ class Checker:
                 rows = guilty[codes[guilty] == code]
                 if not self._court.page_verdict(PAGE_RULES[code - 1], case, rows):
                     self._oddities.add("raced-with-stop", len(rows))
+        finally:
+            self._judging = False
+
+    def _hold_to_contract(self, batch: Batch, pages: BatchPages) -> None:
+        """What the media framework has to say; nothing of it is pronounced before it is confirmed."""
+        contract, kernel, epoch = self._contract, self._kernel, self._attachment.epoch
+        breaches = contract.after(batch, pages, self._fields) if contract is not None else []
+        if not breaches or contract is None or kernel is None or self._judging:
+            return
+        if not self._still_running() or self._attachment.epoch is not epoch or pages.facts is None:
+            self._oddities.add("raced-with-stop", sum(len(breach.rows) for breach in breaches))
+            return
+        none = np.zeros(0, dtype=np.intp)
+        look = Look(pages.facts, np.zeros(pages.count, dtype=np.uint8), none)
+        case = Case(kernel, batch, pages, None, look, f"field {self._fields}")
+        self._judging = True
+        try:
+            for breach in breaches:
+                confirm = partial(contract.confirm, breach, batch, pages)
+                if not self._court.contract_verdict(breach, case, confirm):
+                    self._oddities.add("passing", len(breach.rows))
         finally:
             self._judging = False
 

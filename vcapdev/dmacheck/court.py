@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcapdev.dma import Batch, Describe, Origin
+from vcapdev.dmacheck.breach import Breach
 from vcapdev.dmacheck.history import History
 from vcapdev.dmacheck.ledger import Record
 from vcapdev.dmacheck.look import BatchPages, Look
@@ -81,6 +82,24 @@ class Court:
                     self._new(self._explain_write(rule, subject, case, same, stopped))
         return True
 
+    def contract_verdict(self, breach: Breach, case: Case, confirm: Callable[[], list[str] | None]) -> bool:
+        """A breach of the framework's contract. False when it is none once the vCPUs stand.
+
+        :param confirm: looks again; gives lines of evidence, None if nothing is wrong.
+        """
+        if self._known(breach.rule, breach.subject, len(breach.rows)) is not None:
+            return True
+        with self._pause() as stopped:
+            if stopped and not self._running():
+                return False
+            notes = confirm()
+            if notes is None:
+                return False
+            new = self._explain_write(breach.rule, breach.subject, case, breach.rows, stopped, breach.piece)
+            new.evidence.notes[:0] = notes
+            self._new(new)
+        return True
+
     def pin_verdict(
         self, rule: Rule, kernel: Kernel, facts: PageFacts, rows: Rows, records: Iterable[Record]
     ) -> None:
@@ -129,10 +148,13 @@ class Court:
         self._by_key[verdict.key] = verdict
         self._on_verdict(verdict)
 
-    def _explain_write(self, rule: Rule, subject: str, case: Case, rows: Rows, stopped: bool) -> Verdict:
+    def _explain_write(
+        self, rule: Rule, subject: str, case: Case, rows: Rows, stopped: bool, blamed: int | None = None
+    ) -> Verdict:
+        """``blamed`` is the piece of the batch that did it, where that is not just the first in the page."""
         row, batch, record = int(rows[0]), case.batch, case.pages.record
         pfn = int(case.pages.pages.pfns[row])
-        piece, first, last = _piece_in(batch, pfn)
+        piece, first, last = _piece_in(batch, pfn, blamed)
         page, pages, offset = record.place(first)
         evidence = self._evidence(case.kernel, _facts_of(case, rows), row, stopped, case)
         return Verdict(
@@ -230,13 +252,16 @@ def _article(kind: str) -> str:
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
-def _piece_in(batch: Batch, pfn: int) -> tuple[int, int, int]:
-    """The first piece that touches a page: ``(index, first byte in the page, last byte in the page)``."""
+def _piece_in(batch: Batch, pfn: int, blamed: int | None = None) -> tuple[int, int, int]:
+    """The first piece that touches a page, or the one that is to be blamed.
+
+    :return: ``(index, first byte in the page, last byte in the page)``.
+    """
     shift = np.uint64(PAGE_SHIFT)
     last = batch.addr + np.maximum(batch.length, 1).astype(np.uint64) - np.uint64(1)
     hits = np.flatnonzero((batch.addr >> shift <= pfn) & (last >> shift >= pfn))
     low, high = pfn << PAGE_SHIFT, ((pfn + 1) << PAGE_SHIFT) - 1
     if not len(hits):
         return 0, low, high
-    piece = int(hits[0])
+    piece = blamed if blamed is not None and blamed in hits else int(hits[0])
     return piece, max(int(batch.addr[piece]), low), min(int(last[piece]), high)

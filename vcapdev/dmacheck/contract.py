@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The media framework's contract: whose buffer it is, where it ends, how many pins its pages must have.
+
+The buffer behind a program is looked up in the framework's own books when the program is first seen. From
+then on a few words are compared at each write: state, address, length, and where the pages are listed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vcapdev.dma import Batch
+from vcapdev.dmacheck.breach import Breach
+from vcapdev.dmacheck.extents import Extents
+from vcapdev.dmacheck.ledger import Record
+from vcapdev.dmacheck.look import BatchPages
+from vcapdev.dmacheck.rules import Rule
+from vcapdev.guestmm.kernel import Kernel
+from vcapdev.guestmm.media import Media, shared_pages
+from vcapdev.guestmm.mediabuffer import MediaBuffer
+from vcapdev.guestmm.memory import PAGE_SHIFT
+from vcapdev.guestmm.pages import PageFacts, PageSet, head_pfns
+from vcapdev.guestmm.words import Reader, Words
+
+CONFIRMED = "certain once confirmed with the vCPUs stopped"
+_MAX_WATCHES = 4096
+_FIELDS = 2  # at which a buffer must be found given back: once may be a completion that overtook the card
+
+Ints = NDArray[np.int64]
+
+
+class NotTheDevices(Rule):
+    id, name = "V13", "not-the-devices"
+    sentence = "the device wrote to a buffer that, by the media framework's books, is not the device's"
+    severity, certainty = "corruption", CONFIRMED
+    facts = "vb2_buffer.state, or videobuf_buffer.state, at two fields before and after the bytes moved"
+
+
+class OutsideBuffer(Rule):
+    id, name = "V14", "outside-buffer"
+    sentence = "the device wrote to bytes that are not the queued buffer's"
+    severity, certainty = "corruption", CONFIRMED
+    facts = "the buffer's user address and length, and the pages that the framework pinned for it"
+
+
+class MissingPin(Rule):
+    id, name = "V16", "missing-pin"
+    sentence = (
+        "a page has fewer pins than the buffers that claim it account for: somebody else's pin holds it"
+    )
+    severity, certainty = "corruption", CONFIRMED
+    facts = "the pins of the page, and the buffers of all queues that list it as pinned"
+
+
+NOT_THE_DEVICES, OUTSIDE_BUFFER, MISSING_PIN = NotTheDevices(), OutsideBuffer(), MissingPin()
+CONTRACT_RULES: tuple[Rule, ...] = (NOT_THE_DEVICES, OUTSIDE_BUFFER, MISSING_PIN)
+
+
+class Watch:
+    """A program, the buffer behind it, and what of it was last found in order."""
+
+    def __init__(self, kernel: Kernel, record: Record, buffer: MediaBuffer) -> None:
+        self.record, self.buffer = record, buffer
+        reader = Reader.of(kernel)
+        self._identity = len(buffer.watch)
+        places = [reader.physical(word) for word in (*buffer.watch, buffer.state_at & ~7)]
+        self._words = Words(kernel, places)
+        first = self._words.read()
+        self._same = first[: self._identity].tobytes()
+        self.good = first.tobytes() if buffer.owned else b""
+        self.bad = False  # whether the look before the bytes moved found the buffer given back
+        self.outside: bool | None = None  # whether the program writes beyond the buffer; None: not known yet
+        self.claims: tuple[PageFacts, Ints] | None = None  # what pins were last compared with
+        self.short = False  # whether there were fewer of them
+
+    def quiet(self) -> bool:
+        """Whether all words are what they were when the buffer was last the device's."""
+        return self._words.read().tobytes() == self.good
+
+    def moved(self) -> bool:
+        """Whether anything but the state has changed."""
+        return self._words.read()[: self._identity].tobytes() != self._same
+
+
+class Contract:
+    """Holds programs to the framework's contract; suspicions are for the checker to pronounce."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._media = Media.of(kernel)
+        self._watches: dict[int, Watch] = {}
+        self._given_back: dict[tuple[int, int], set[int]] = {}  # by buffer: fields at which it was not owned
+        self.learnt = self.unknown = 0
+
+    def status(self) -> dict[str, Any]:
+        """Figures: programs whose buffer was found, and was not; why none can be found on this kernel."""
+        return {"buffers_found": self.learnt, "not_found": self.unknown, "why_not": self._media.why_not}
+
+    def learn(self, record: Record) -> None:
+        """A program was learnt: find the buffer behind it."""
+        self._watches.pop(record.id, None)
+        if not len(record.pfns):
+            return
+        buffer = self._behind(record)
+        if buffer is None:
+            self.unknown += 1
+            return
+        if len(self._watches) >= _MAX_WATCHES:
+            self._watches.pop(next(iter(self._watches)))
+        self.learnt += 1
+        self._watches[record.id] = Watch(self._kernel, record, buffer)
+
+    def forget(self, program: int) -> None:
+        """A program will not run again."""
+        self._watches.pop(program, None)
+
+    def buffer_of(self, program: int) -> MediaBuffer | None:
+        """The buffer that a program writes to, as it was last read."""
+        watch = self._watches.get(program)
+        return None if watch is None else watch.buffer
+
+    def quiet(self, pages: BatchPages) -> bool:
+        """Whether there is nothing to look at closely: nearly always so."""
+        watch = self._watches.get(pages.record.id)
+        if watch is None:
+            return True
+        if watch.claims is None or watch.claims[0] is not pages.facts or watch.short:
+            return False
+        return watch.outside is False and not watch.bad and watch.quiet()
+
+    def before(self, pages: BatchPages) -> None:
+        """The look before the bytes move."""
+        watch = self._current(pages.record.id)
+        if watch is not None:
+            watch.bad = not watch.buffer.owned
+
+    def after(self, batch: Batch, pages: BatchPages, field: int) -> list[Breach]:
+        """The look after the bytes have moved, and what is suspicious by now."""
+        watch = self._current(pages.record.id)
+        if watch is None:
+            return []
+        given_back = watch.bad and not watch.buffer.owned
+        watch.bad = False
+        if watch.buffer.owned:
+            self._given_back.pop(watch.buffer.key, None)
+            return [*self._outside(watch, batch, pages), *self._missing(watch, pages)]
+        if given_back and self._at_last(watch.buffer, field):
+            rows = np.arange(pages.count)
+            return [Breach(NOT_THE_DEVICES, _given_back_text(watch.buffer), rows)]
+        return []
+
+    def confirm(self, breach: Breach, batch: Batch, pages: BatchPages) -> list[str] | None:
+        """Look again, in a world that stands still if it can: lines of evidence, or None if it is not so."""
+        watch = self._watches.get(pages.record.id)
+        if watch is None:
+            return None
+        now = self._media.again(watch.buffer)
+        if breach.rule is NOT_THE_DEVICES:
+            other = self._behind(pages.record)
+            if other is not None and other.owned:
+                return None
+            return [self._text(now or watch.buffer, released=now is None)]
+        if now is None or not now.owned:
+            return None
+        if breach.rule is OUTSIDE_BUFFER:
+            outside = Extents(now).outside(batch.addr, batch.length)
+            return [self._text(now), *outside.text(batch)] if len(outside.pieces) else None
+        return self._confirm_pins(breach, pages, now)
+
+    # Looking.
+
+    def _behind(self, record: Record) -> MediaBuffer | None:
+        """The buffer that holds at least half of a program's pages; of several one that is the device's."""
+        found = self._media.behind(record.pfns, record.ends)
+        found = [b for b in found if 2 * shared_pages(b, record.pfns) >= len(record.pfns)]
+        return next((buffer for buffer in found if buffer.owned), found[0] if found else None)
+
+    def _current(self, program: int) -> Watch | None:
+        """The watch with its buffer as it is now."""
+        watch = self._watches.get(program)
+        if watch is None or watch.quiet():
+            return watch
+        now = None if watch.moved() else self._media.again(watch.buffer)
+        if now is None or not now.owned:
+            other = self._behind(watch.record)
+            now = other if other is not None and (now is None or other.owned) else now
+        if now is None:  # released: it stays what it was, but nobody's
+            watch.buffer, watch.good = _released(watch.buffer), b""
+            return watch
+        fresh = self._watches[program] = Watch(self._kernel, watch.record, now)
+        fresh.bad = watch.bad
+        if not fresh.moved() and now.key == watch.buffer.key and np.array_equal(now.pfns, watch.buffer.pfns):
+            fresh.outside, fresh.claims = watch.outside, watch.claims
+        return fresh
+
+    def _at_last(self, buffer: MediaBuffer, field: int) -> bool:
+        """Whether a buffer was found given back at so many fields, without being the device's between."""
+        fields = self._given_back.setdefault(buffer.key, set())
+        fields.add(field)
+        if len(self._given_back) > _MAX_WATCHES:
+            self._given_back.clear()
+        return len(fields) >= _FIELDS
+
+    def _outside(self, watch: Watch, batch: Batch, pages: BatchPages) -> list[Breach]:
+        if watch.outside is None:
+            ranges = watch.record.ranges
+            extents = Extents(watch.buffer)
+            watch.outside = extents.known and len(extents.outside(ranges[:, 0], ranges[:, 1]).pieces) > 0
+        if not watch.outside:
+            return []
+        found = Extents(watch.buffer).outside(batch.addr, batch.length)
+        if not len(found.pieces):
+            return []
+        rows = np.flatnonzero(np.isin(pages.pages.pfns, found.address >> PAGE_SHIFT))
+        return [Breach(OUTSIDE_BUFFER, found.subject, rows, int(found.pieces[0]))]
+
+    def _missing(self, watch: Watch, pages: BatchPages) -> list[Breach]:
+        facts = pages.facts
+        if facts is None:
+            return []
+        if not watch.buffer.pinned:
+            watch.claims = facts, np.zeros(0, dtype=np.int64)
+            return []
+        if watch.claims is None or watch.claims[0] is not facts:
+            known = watch.claims
+            same = known is not None and np.array_equal(known[0].pins, facts.pins)
+            watch.claims = facts, known[1] if same and known is not None else self._claims(facts)
+        rows = _short(facts, watch.claims[1])
+        watch.short = len(rows) > 0
+        return [Breach(MISSING_PIN, "a page of its buffer", rows)] if len(rows) else []
+
+    def _claims(self, facts: PageFacts) -> Ints:
+        """How many pins the frameworks' buffers account for, for each page, or its compound page."""
+        large = bool(facts.large.any())
+        pages = head_pfns_of(self._kernel, facts.pfn) if large else facts.pfn
+        claims = np.zeros(len(pages), dtype=np.int64)
+        for buffer in self._media.buffers():
+            if buffer.pinned and buffer.steady:
+                own = np.sort(head_pfns_of(self._kernel, buffer.pfns) if large else buffer.pfns)
+                claims += np.searchsorted(own, pages, side="right") - np.searchsorted(own, pages)
+        return claims
+
+    def _confirm_pins(self, breach: Breach, pages: BatchPages, buffer: MediaBuffer) -> list[str] | None:
+        now = PageSet(self._kernel, pages.pages.pfns)
+        now.read()
+        facts = now.facts()
+        claims = self._claims(facts)
+        rows = np.intersect1d(_short(facts, claims), breach.rows)
+        if not len(rows):
+            return None
+        row = int(rows[0])
+        counts = f"{facts.pins[row]} pins, but buffers of media frameworks claim {claims[row]}"
+        return [self._text(buffer), f"pfn {facts.pfn[row]:#x} has {counts}"]
+
+    def _text(self, buffer: MediaBuffer, *, released: bool = False) -> str:
+        opener = self._media.opener(buffer)
+        gone = "; the framework has released it since" if released else ""
+        return buffer.text() + gone + (f"; opened by {opener}" if opener else "")
+
+
+def _short(facts: PageFacts, claims: Ints) -> NDArray[np.intp]:
+    """Rows with fewer pins than are claimed; without any pin it is another rule's affair."""
+    if len(claims) != len(facts.pfn):
+        return np.zeros(0, dtype=np.intp)
+    result: NDArray[np.intp] = np.flatnonzero(
+        facts.pinned & ~facts.torn & facts.present & (facts.pins < claims)
+    )
+    return result
+
+
+def _released(buffer: MediaBuffer) -> MediaBuffer:
+    return replace(buffer, owned=False, pinned=False, state_name="released")
+
+
+def _given_back_text(buffer: MediaBuffer) -> str:
+    return f"DMA write to a {buffer.framework} buffer in state {buffer.state_name}"
+
+
+def head_pfns_of(kernel: Kernel, pfns: Ints) -> Ints:
+    """The heads of compound pages, in the place of their tails."""
+    rows = kernel.vmemmap.gather(pfns).read()
+    tail = (rows[:, kernel.layout.head // 8] & np.uint64(1)) != 0
+    heads = head_pfns(kernel.vmemmap, kernel.layout.head_is_mask, pfns, rows, kernel.layout.head)
+    return np.where(tail, heads, pfns)

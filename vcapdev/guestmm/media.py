@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The media frameworks' buffers, found in the guest without anybody's help: whose pages a program writes to.
+
+::
+
+    tasks ─▶ open files of videodev ─▶ what the driver keeps for each opener ─▶ queues ─▶ buffers ─▶ pages
+
+Nothing here knows a driver: a queue is recognised by the framework's operations that it points to.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vcapdev.guestmm.kernel import Kernel
+from vcapdev.guestmm.mediabuffer import MediaBuffer
+from vcapdev.guestmm.memory import GuestReadError
+from vcapdev.guestmm.openfiles import OpenFile, OpenFiles
+from vcapdev.guestmm.pages import Pfns, among
+from vcapdev.guestmm.structs import StructError
+from vcapdev.guestmm.videobuf import Videobuf
+from vcapdev.guestmm.words import Reader
+
+_OPENER_WORDS = 1024  # of what a driver keeps for an opener: two queues and more
+_MAX_QUEUES = 256
+
+
+class Media:
+    """Finds queues and buffers. Queues are looked for anew only when a buffer is not found in the known ones.
+
+    ``why_not`` tells what is missing when nothing can be found at all.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.why_not = ""
+        self._reader = Reader.of(kernel)
+        self._queues: dict[int, OpenFile] = {}
+        self._modules_at = kernel.symbols.address("modules")
+        self._modules = 0
+        try:
+            self._files: OpenFiles | None = OpenFiles(kernel)
+            self._videobuf: Videobuf | None = Videobuf(kernel)
+        except StructError as error:
+            self._files, self._videobuf, self.why_not = None, None, str(error)
+
+    @classmethod
+    def of(cls, kernel: Kernel) -> Media:
+        """The kernel's own, made once."""
+        found = kernel.cache.get("media")
+        if not isinstance(found, cls):
+            found = kernel.cache["media"] = cls(kernel)
+        return found
+
+    def buffers(self, *, anew: bool = True) -> list[MediaBuffer]:
+        """All buffers that have memory; ``anew``: look for new queues first."""
+        if anew:
+            self._find_queues()
+        found: list[MediaBuffer] = []
+        for queue in list(self._queues):
+            found += self._in(queue)
+        return found
+
+    def behind(self, pfns: Pfns, ends: tuple[int, int]) -> list[MediaBuffer]:
+        """The buffers that a program writes to: those with most of its pages, more than one only if equal.
+
+        :param pfns: the program's pages, ascending.
+        :param ends: the first and the last page that it writes, as a quick way to find its buffer.
+        """
+        for anew in (False, True):
+            buffers = self.buffers(anew=anew)
+            chosen = [b for b in buffers if len(b.pfns) and ((b.pfns == ends[0]) | (b.pfns == ends[1])).any()]
+            shared = [(shared_pages(buffer, pfns), buffer) for buffer in chosen or buffers]
+            most = max((count for count, _ in shared), default=0)
+            if most:
+                return [buffer for count, buffer in shared if count == most]
+        return []
+
+    def again(self, buffer: MediaBuffer) -> MediaBuffer | None:
+        """The same buffer as it is now; None when the framework has let go of it or of its memory."""
+        return next((now for now in self._in(buffer.queue) if now.key == buffer.key), None)
+
+    def opener(self, buffer: MediaBuffer) -> str:
+        """Who has the buffer's device open, for people; empty when unknown."""
+        known = self._queues.get(buffer.queue)
+        return f"pid {known.pid} ({known.comm})" if known is not None else ""
+
+    def _in(self, queue: int) -> list[MediaBuffer]:
+        try:
+            if self._videobuf is not None and self._videobuf.alive(queue):
+                return self._videobuf.buffers(queue)
+        except GuestReadError:
+            pass
+        self._queues.pop(queue, None)
+        return []
+
+    def _find_queues(self) -> None:
+        """A queue that is known stays so while it is alive: its file may have left the process already."""
+        if self._files is None or self._videobuf is None:
+            return
+        if self._modules_changed():
+            self._files.forget()
+            self._videobuf.forget()
+        for file in self._files.find():
+            for queue in self._queues_of(file.private):
+                if queue in self._queues or len(self._queues) < _MAX_QUEUES:
+                    self._queues[queue] = file
+
+    def _modules_changed(self) -> bool:
+        """Whether another module is the first in the list: the one that was loaded last."""
+        try:
+            first = 0 if self._modules_at is None else self._reader.u64(self._modules_at)
+        except GuestReadError:
+            first = 0
+        changed, self._modules = first != self._modules, first
+        return changed
+
+    def _queues_of(self, private: int) -> list[int]:
+        try:
+            words = self._reader.words(private, _OPENER_WORDS)
+        except GuestReadError:
+            return []
+        return [] if self._videobuf is None else self._videobuf.queues(words, private)
+
+
+def shared_pages(buffer: MediaBuffer, pfns: Pfns) -> int:
+    """How many of these pages, which are ascending, are the buffer's."""
+    own: NDArray[np.int64] = buffer.pfns
+    return int(np.count_nonzero(among(own, pfns)))
+
+
+def buffers(kernel: Kernel) -> list[MediaBuffer]:
+    """All buffers of media frameworks that have memory at this moment."""
+    return Media.of(kernel).buffers()
