@@ -27,6 +27,7 @@ IMAGE_SIZE = 2 * MIB
 VMEMMAP_PHYS = 20 * MIB
 ANON = DIRECT_MAP + 0x700000 | 1  # an anon_vma that no test follows
 FREE_MAPCOUNT = -129
+CMA = 4  # MIGRATE_CMA
 
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, TYPEDEF, CONST, FUNC = 1, 2, 3, 4, 5, 6, 8, 10, 12
 
@@ -163,6 +164,7 @@ class SyntheticGuest:
         self.numbers = {name: i for i, name in enumerate(self.style.flags.split())}
         self.numbers["swapcache"] = self.numbers[self.style.swapcache]
         self.numbers["anon_exclusive"] = self.numbers.get("mappedtodisk", self.numbers.get("owner_2", 0))
+        self.movable = range(0)  # page frames of ZONE_MOVABLE
         self._next_table = 0x100000
         self._next_data = IMAGE_PHYS + 0x1000
         self.symbols: dict[str, int] = {}
@@ -253,12 +255,16 @@ class SyntheticGuest:
         self.huge_zero_at = self.variable("huge_zero_pfn", b"\xff" * 8)
         self.variable("max_pfn", struct.pack("<Q", self.pages))
         self.jiffies_at = self.variable("jiffies", struct.pack("<Q", 0xFFFF1234))
-        section = self.variable("section0", struct.pack("<QQQQ", VMEMMAP | 0xF, 0, 0, 0))
-        self.roots = self.variable("section_roots", struct.pack("<Q", self.virtual(section)))
+        self.usage = self.variable("section_usage0", bytes(16 + 64))
+        self.section = self.variable(
+            "section0", struct.pack("<QQQQ", VMEMMAP | 0xF, self.virtual(self.usage), 0, 0)
+        )
+        self.total_cma = self.variable("totalcma_pages", bytes(8))
+        self.roots = self.variable("section_roots", struct.pack("<Q", self.virtual(self.section)))
         self.vm_node_stat = self.variable("vm_node_stat", bytes(8 * 64))
         self.node_stats = self.variable("node_stats_cpu0", bytes(64))
-        node = self.variable("node0", struct.pack("<Q", self.virtual(self.node_stats)))
-        self.variable("node_data", struct.pack("<QQ", self.virtual(node), 0))
+        self.node = self.variable("node0", struct.pack("<Q", self.virtual(self.node_stats)) + bytes(64 * 5))
+        self.variable("node_data", struct.pack("<QQ", self.virtual(self.node), 0))
         self.variable("__per_cpu_offset", struct.pack("<Q", 0))
         self.variable("nr_cpu_ids", struct.pack("<I", 1))
 
@@ -292,7 +298,10 @@ class SyntheticGuest:
         if style.top_byte_types:
             builder.enum("pagetype", {"PGTY_buddy": 0xF0, "PGTY_table": 0xF2, "PGTY_slab": 0xF5})
         builder.compound("per_cpu_nodestat", 64, [("vm_node_stat_diff", builder.array(sint, 16), 0)])
-        builder.compound("pglist_data", 64, [("per_cpu_nodestats", void, 0)])
+        zone = builder.compound("zone", 64, [("zone_start_pfn", ulong, 0), ("spanned_pages", ulong, 8)])
+        members = [("per_cpu_nodestats", void, 0), ("node_zones", builder.array(zone, 5), 8)]
+        builder.compound("pglist_data", 8 + 5 * 64, members)
+        placement_types(builder, style, ulong, void)
         owner_types(builder, ulong, sint, void)
 
     def write_note(self) -> None:
@@ -359,7 +368,8 @@ class SyntheticGuest:
         private: int = 0,
     ) -> None:
         """Set one struct page."""
-        bits = self.flag_bits(flags) | 0x0100000000000000  # zone and node live in the high bits
+        bits = self.flag_bits(flags) | 0x0100000000000000  # the CPU that used it last is in the high bits
+        bits |= (3 if pfn in self.movable else 0) << 60  # and above it zone (3 bits) and node (1 bit)
         words = struct.pack("<QQQQQQiiQ", bits, link, 0, mapping, index, private, mapcount, refcount, 0)
         self.poke(self.row_at(pfn), words)
 
@@ -408,6 +418,19 @@ class SyntheticGuest:
         self.poke64(self.vm_node_stat + 8 * 36, released)
         self.poke(self.node_stats + 35, struct.pack("<b", unfolded))
 
+    def make_movable(self, first: int, pages: int) -> None:
+        """Make this memory ZONE_MOVABLE; before the checker attaches."""
+        self.movable = range(first, first + pages)
+        self.poke(self.node + 8 + 3 * 64, struct.pack("<QQ", first, pages))
+        for pfn in self.movable:
+            self.page(pfn, refcount=0)
+
+    def make_cma(self, first: int, pages: int) -> None:
+        """Make these pageblocks CMA memory; before the checker attaches."""
+        flags = sum(CMA << 4 * block for block in range(first // 512, (first + pages) // 512))
+        self.poke64(self.usage + 16, flags)
+        self.poke64(self.total_cma, pages)
+
     def pages_written(self, count: int) -> None:
         """Set NR_WRITTEN."""
         self.poke64(self.vm_node_stat + 8 * 34, count)
@@ -421,6 +444,19 @@ def packed_length(size: int) -> bytes:
 def note_bytes(text: bytes) -> bytes:
     """An ELF note as the kernel writes it at the start of a page."""
     return struct.pack("<III", 11, len(text), 0) + b"VMCOREINFO\0\0" + text
+
+
+def placement_types(builder: BtfBuilder, style: Style, ulong: int, void: int) -> None:
+    """Zones, migrate types, memory sections."""
+    zones = ("DMA", "DMA32", "NORMAL", "MOVABLE", "DEVICE")
+    builder.enum("zone_type", {**{f"ZONE_{n}": i for i, n in enumerate(zones)}, "__MAX_NR_ZONES": 5})
+    builder.enum("migratetype", {"MIGRATE_UNMOVABLE": 0, "MIGRATE_MOVABLE": 1, "MIGRATE_CMA": CMA})
+    builder.enum("pageblock_bits", {"PB_migrate": 0, "PB_migrate_end": 2, "PB_migrate_skip": 3})
+    reasons = {"MR_COMPACTION": 0, "MR_CONTIG_RANGE": 6}
+    builder.enum("migrate_reason", reasons if style.name == "5.10" else {**reasons, "MR_LONGTERM_PIN": 7})
+    builder.compound("mem_section", 32, [("section_mem_map", ulong, 0), ("usage", void, 8)])
+    flags = builder.array(ulong, 0)
+    builder.compound("mem_section_usage", 16, [("subsection_map", ulong, 8), ("pageblock_flags", flags, 16)])
 
 
 def owner_types(builder: BtfBuilder, ulong: int, sint: int, void: int) -> None:

@@ -166,6 +166,39 @@ def test_v4_a_ksm_page_even_if_pinned(card, buffer):
     assert card.rules == ["shared-page"]
 
 
+def test_v12_more_pins_given_back_than_taken(card, buffer):
+    card.guest.anon(B, pins=-1)
+    card.write(buffer)
+    assert card.rules == ["bad-count"]
+    assert card.found[0].pfn == B
+    assert card.found[0].evidence.before.refcount == -1023
+
+
+def test_v12_pins_without_end(card, buffer):
+    card.guest.anon(B, pins=64)
+    card.write(buffer)
+    assert card.rules == ["bad-count"]
+
+
+def test_v12_a_huge_page_with_fewer_pins_than_none(card):
+    card.guest.compound(1024, 9, pins=4)
+    batch = card.program(1030)
+    card.write(batch)
+    card.guest.compound(1024, 9, pins=-1)
+    card.guest.field(1024, 52, 1)
+    card.write(batch)
+    assert card.rules == ["bad-count"]
+
+
+def test_v12_seen_at_a_release(card, buffer):
+    card.guest.anon(A, pins=-1, flags="dirty")
+    for pfn in (B, C):
+        card.guest.anon(pfn, pins=0, flags="dirty")
+    card.field()
+    assert card.rules == ["bad-count"]
+    assert (card.found[0].pfn, card.found[0].pages) == (A, 1)
+
+
 def test_v6_a_pinned_page_with_another_identity(card, buffer):
     card.guest.anon(B, mapping=ANON + 0x1000, index=0x5555)
     card.write(buffer)
@@ -278,7 +311,8 @@ def test_every_rule_explains_itself():
         assert rule.severity
         assert rule.certainty
         assert rule.facts
-    assert len({rule.name for rule in ALL_RULES}) == len(ALL_RULES) == 8
+    assert len({rule.name for rule in ALL_RULES}) == len(ALL_RULES)
+    assert len({rule.id for rule in ALL_RULES}) == len(ALL_RULES)
 
 
 def test_a_piece_across_a_page_border_blames_the_right_page(card):

@@ -14,7 +14,7 @@ from vcapdev.dmacheck.court import Court
 from vcapdev.dmacheck.ledger import Record
 from vcapdev.dmacheck.oddities import Oddities
 from vcapdev.dmacheck.pins import PinTable, Release
-from vcapdev.dmacheck.rules import NOT_DIRTIED, PIN_LEAK
+from vcapdev.dmacheck.rules import BAD_COUNT, NOT_DIRTIED, PIN_LEAK, Rule
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.pages import Bools, PageFacts, Pfns
 from vcapdev.guestmm.vmstat import PinCounters, read_pages_written, read_pin_counters
@@ -30,7 +30,7 @@ class Releases:
         self.table = PinTable(kernel)
         self._figures: Counter[str] = former._figures if former is not None else Counter()
         self._late: set[int] = set()
-        self._docket: deque[tuple[PageFacts, NDArray[np.intp]]] = deque()
+        self._docket: deque[tuple[Rule, PageFacts, NDArray[np.intp]]] = deque()
         known: PinCounters | None = former._at_attach if former is not None else None
         self._at_attach: PinCounters | None = known if known is not None else read_pin_counters(kernel)
         self._latest: PinCounters | None = None
@@ -65,12 +65,13 @@ class Releases:
     def hear(self, books: Books) -> None:
         """Pronounce what :meth:`look` has found."""
         while self._docket:
-            facts, rows = self._docket.popleft()
-            self._court.pin_verdict(NOT_DIRTIED, self._kernel, facts, rows, books())
+            rule, facts, rows = self._docket.popleft()
+            self._court.pin_verdict(rule, self._kernel, facts, rows, books())
 
     def _judge(self, release: Release) -> None:
         dirty = release.facts.has(self._kernel.flags.bit("dirty"))
-        gone, doubtful = self._gone(release), self._doubtful(release)
+        below = self._below(release)
+        gone, doubtful = self._gone(release) | below, self._doubtful(release)
         judged = release.written & ~gone & ~doubtful
         figures = self._figures
         figures["released"] += len(dirty)
@@ -82,7 +83,15 @@ class Releases:
         late = release.written & (gone | (~dirty & ~bad))
         self._oddities.add("release-seen-late", int(np.count_nonzero(late)))
         if bad.any():
-            self._docket.append((release.facts, np.flatnonzero(bad)))
+            self._docket.append((NOT_DIRTIED, release.facts, np.flatnonzero(bad)))
+        if below.any():
+            self._docket.append((BAD_COUNT, release.facts, np.flatnonzero(below)))
+
+    def _below(self, release: Release) -> Bools:
+        """Pages that more was given back of than had been taken (V12)."""
+        facts, slab = release.facts, self._kernel.flags.bit("slab")
+        below: Bools = (facts.refcount < 0) | (facts.pins < 0)
+        return below & facts.present & ~facts.typed & ~facts.has(slab)
 
     def _gone(self, release: Release) -> Bools:
         """Pages that have lost everything since their release: they were freed, or are somebody else's."""

@@ -82,6 +82,7 @@ class PageFacts:
         return found
 
 
+_NONE = np.int32(-1 << 31)  # no count at all; one that was given back too often is a little below 0
 _NO_PAGES: Pfns = np.zeros(0, dtype=np.int64)
 
 
@@ -180,7 +181,7 @@ class PageSet:
         return self._decode(state, large, torn, self._separate_pins(which, n, k))
 
     def _separate_pins(self, which: NDArray[np.intp], n: int, k: int) -> NDArray[np.int32] | None:
-        """Pin counts of the pages' heads; -1 where the head's order is too small to have one."""
+        """Pin counts of the pages' heads; _NONE where the head's order is too small to have one."""
         layout = self._kernel.layout
         if layout.pins is None:
             return None
@@ -188,7 +189,7 @@ class PageSet:
         if layout.pins.first_order > 1 and layout.order is not None:
             row, byte = self._gather.rows[n + 2 * k :], layout.order[1]
             order = (row[:, byte // 8] >> np.uint64(8 * (byte % 8))) & np.uint64(0xFF)
-            counts = np.where(order >= layout.pins.first_order, counts, np.int32(-1))
+            counts = np.where(order >= layout.pins.first_order, counts, _NONE)
         return counts[which]
 
     def _decode(
@@ -198,7 +199,7 @@ class PageSet:
         refcount = _int32(state, layout.refcount)
         pins = refcount // PIN_BIAS
         if separate is not None:
-            pins = np.where(large & (separate >= 0), separate, pins)
+            pins = np.where(large & (separate != _NONE), separate, pins)
         return PageFacts(
             pfn=self.pfns,
             present=self._gather.present[: len(self.pfns)],

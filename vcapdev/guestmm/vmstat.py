@@ -69,7 +69,7 @@ def node_stat(kernel: Kernel, item: int) -> int:
     if total is None or shares is None or diff is None:
         raise GuestReadError("the kernel has no vm_node_stat")
     value = _signed(table.u64(total + 8 * item), 64)
-    for node in _nodes(kernel):
+    for node in nodes_of(kernel):
         share = table.u64(node + shares)
         for offset in _cpu_offsets(kernel):
             address = (share + offset + diff + item) & 0xFFFFFFFFFFFFFFFF
@@ -77,7 +77,7 @@ def node_stat(kernel: Kernel, item: int) -> int:
     return value
 
 
-def _nodes(kernel: Kernel) -> list[int]:
+def nodes_of(kernel: Kernel) -> list[int]:
     """Virtual addresses of the ``pglist_data`` of all nodes."""
     array = kernel.symbols.address("node_data")
     if array is None:

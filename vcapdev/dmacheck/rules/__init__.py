@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a device must never do to memory: one small class for each rule.
+
+A page rule looks at all pages of a batch at once and says which ones break it. The order of
+:data:`PAGE_RULES` is their precedence: a page is blamed under the first rule that it breaks. The other rules
+are judged where their facts come up. docs/rules.md is made of these classes (``vcapdev.dmacheck.rulebook``).
+"""
+
+from __future__ import annotations
+
+from vcapdev.dmacheck.rules.base import (
+    ALWAYS,
+    AT_RELEASE,
+    AT_REST,
+    BY_ORDER,
+    CONFIRMED,
+    DEVICE,
+    KERNEL,
+    TWICE,
+    USER,
+    Codes,
+    PageRule,
+    Promise,
+    Rule,
+    Setting,
+    classify,
+    has_owner,
+    unmarked,
+)
+from vcapdev.dmacheck.rules.device import (
+    CROSSES_PAGES,
+    DEVICE_RULES,
+    DMA_OFF,
+    FETCH_CHANGED,
+    FETCH_FREE,
+    FETCH_REUSED,
+    NO_WRITE_RIGHT,
+    STABLE_PAGE,
+)
+from vcapdev.dmacheck.rules.pages import (
+    BAD_COUNT,
+    OUTSIDE_RAM,
+    PAGE_RULES,
+    RECYCLED,
+    certain_alone,
+    judge,
+)
+from vcapdev.dmacheck.rules.pins import NOT_DIRTIED, PIN_LEAK, PIN_RULES, PINNED_AFTER_CLOSE
+
+ALL_RULES: tuple[Rule, ...] = (*PAGE_RULES, *PIN_RULES, *DEVICE_RULES)
+
+__all__ = [
+    "ALL_RULES",
+    "ALWAYS",
+    "AT_RELEASE",
+    "AT_REST",
+    "BAD_COUNT",
+    "BY_ORDER",
+    "CONFIRMED",
+    "CROSSES_PAGES",
+    "DEVICE",
+    "DEVICE_RULES",
+    "DMA_OFF",
+    "FETCH_CHANGED",
+    "FETCH_FREE",
+    "FETCH_REUSED",
+    "KERNEL",
+    "NOT_DIRTIED",
+    "NO_WRITE_RIGHT",
+    "OUTSIDE_RAM",
+    "PAGE_RULES",
+    "PINNED_AFTER_CLOSE",
+    "PIN_LEAK",
+    "PIN_RULES",
+    "RECYCLED",
+    "STABLE_PAGE",
+    "TWICE",
+    "USER",
+    "Codes",
+    "PageRule",
+    "Promise",
+    "Rule",
+    "Setting",
+    "certain_alone",
+    "classify",
+    "has_owner",
+    "judge",
+    "unmarked",
+]
