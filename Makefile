@@ -17,6 +17,7 @@ RUN_OPTIONS = \
   $(call option,SWAP,swap) $(call option,PRESSURE,pressure) $(call option,CLOCK,clock) \
   $(call option,BOARD,board) $(call option,MUTANT,mutant) \
   $(foreach module,$(MODULE),--module '$(module)') $(call option,REPORT,report) \
+  $(call option,ON_VIOLATION,on-violation) $(call option,BUNDLE,bundle) $(call option,AUDIT,audit) \
   $(if $(WANT_SHELL),--shell) $(if $(filter 1,$(SHOW)),--show)
 
 .PHONY: run-guest test bench check doctor clean help
@@ -48,5 +49,5 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 	@echo
 	@echo 'Variables of run-guest: KERNEL NORM SIZE FORMAT IO FRAMES SWAP PRESSURE CLOCK BOARD MUTANT'
-	@echo 'MODULE REPORT, and SHELL=1 (a guest for you), SHOW=1 (print the commands). For example:'
+	@echo 'MODULE REPORT ON_VIOLATION (continue, stop, bundle) BUNDLE AUDIT (1%), and SHELL=1 (a guest for you), SHOW=1 (print the commands). For example:'
 	@echo '  make run-guest SWAP=zram MUTANT=early-unpin REPORT=report'

@@ -13,7 +13,7 @@ import pytest
 
 from vcapdev.errors import ExitStatus, SetupError, UsageError
 from vcapdev.report.files import check_target, write_report
-from vcapdev.report.model import Kernel, QemuInfo, RunReport, Verdict
+from vcapdev.report.model import Audit, Kernel, QemuInfo, RunReport, Verdict, audit_of
 from vcapdev.report.summary import summary
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
@@ -27,6 +27,7 @@ ISSUE_KEYS = {
     "swap",
     "pins",
     "verdicts",
+    "audit",
     "oddities",
     "guest_log",
     "exit_status",
@@ -79,6 +80,7 @@ def validate(document: Any) -> None:
         make_report(),
         make_report(verdicts=[verdict()], exit_status=ExitStatus.FINDINGS, oddities={"orphan": 2}),
         make_report(failure="QEMU ended", exit_status=ExitStatus.GUEST),
+        make_report(audit=Audit(0.01, 7, judgements=3, pages=648, clean=648, agreed=648)),
     ],
 )
 def test_reports_match_the_schema(report: RunReport, tmp_path: Path) -> None:
@@ -167,3 +169,27 @@ def test_a_place_that_cannot_be_looked_at_is_no_defect(
     monkeypatch.setattr(Path, "exists", refuse)
     with pytest.raises(SetupError, match="Permission denied"):
         check_target(tmp_path / "report")
+
+
+FIGURES = {"rate": 0.01, "seed": 7, "judgements": 3, "pages": 648, "clean": 640, "bad": 8, "agreed": 648}
+FIGURES |= {"turned": 0, "disagreed": 0, "raced_with_stop": 0, "not_stopped": 0, "disagreements": []}
+
+
+def test_an_audit_is_summed_up_in_a_line() -> None:
+    audit = audit_of({"audit": FIGURES})
+    assert audit is not None
+    text = summary(make_report(audit=audit))
+    assert "648 pages (8 bad) judged again with the vCPUs stopped: 0 disagreements (seed 7)" in text
+    assert audit.defects() == []
+    changed = FIGURES | {"turned": 2, "raced_with_stop": 1, "disagreed": 1, "disagreements": ["page 0x7"]}
+    audit = audit_of({"audit": changed})
+    assert audit is not None
+    text = summary(make_report(audit=audit))
+    assert "1 disagreement, 2 changed and bad by then, 1 judgements overtaken by a stop" in text
+    assert audit.defects() == ["1 of 648 audited pages were judged otherwise live; first: page 0x7"]
+
+
+def test_no_audit_is_not_told_of() -> None:
+    assert audit_of({}) is None
+    assert audit_of({"audit": FIGURES | {"rate": 0}}) is None
+    assert "audit" not in summary(make_report())

@@ -61,6 +61,15 @@ def test_a_counter_that_stands_still_is_noticed() -> None:
         stall.check(5, 171.0)
 
 
+def test_time_that_was_lost_for_a_reason_is_no_stall() -> None:
+    stall = Stall(0.0)
+    stall.check(0, 1.0)
+    stall.restart(1000.0)
+    stall.check(0, 1080.0)
+    with pytest.raises(GuestError, match="no new frame"):
+        stall.check(0, 1091.0)
+
+
 @pytest.mark.parametrize(
     ("status", "stderr", "words"),
     [

@@ -133,3 +133,19 @@ def test_choices_are_what_the_card_has() -> None:
     for fourcc in options.FORMATS:
         for field in options.FIELDS:
             expected_frame("PAL", fourcc, 64, 64, field)
+
+
+def test_what_happens_at_a_violation() -> None:
+    parsed = parse("--on-violation", "bundle", "--bundle", "kept", "--bundle-size", "128")
+    assert (parsed.on_violation, parsed.bundle, parsed.bundle_size) == ("bundle", Path("kept"), 128)
+    with pytest.raises(UsageError, match="--bundle-size 1: give a number from 64"):
+        parse("--on-violation", "bundle", "--bundle-size", "1")
+    with pytest.raises(UsageError, match="--shell has the terminal"):
+        parse("--on-violation", "stop", "--shell")
+
+
+def test_the_seed_of_an_audit_is_drawn_unless_given() -> None:
+    assert parse("--audit", "1%", "--audit-seed", "9").audit_seed == 9
+    assert parse("--audit", "1%").audit == 0.01
+    assert len({parse("--audit", "0.5").audit_seed for _ in range(4)}) > 1
+    assert parse().audit_seed == 0

@@ -26,7 +26,10 @@ _COMM = 15
 
 @dataclass(frozen=True)
 class Owner:
-    """One mapping of a page: the process, the user address, its area, and the page table entry there."""
+    """One mapping of a page: the process, the user address, its area, and the page table entry there.
+
+    ``vma`` and ``task`` are kernel addresses of the structs; ``task`` is 0 where there is none.
+    """
 
     pid: int
     comm: str
@@ -34,6 +37,8 @@ class Owner:
     area: tuple[int, int]
     backing: str
     pte: Mapping | None
+    vma: int = 0
+    task: int = 0
 
     def text(self, pfn: int) -> str:
         """One line for people; ``pfn`` is the page in question."""
@@ -139,7 +144,8 @@ def _owner(kernel: Kernel, vma: Object, index: int) -> Owner | None:
     if not mm.value_():
         return None
     pid, comm = _process(mm)
-    return Owner(pid, comm, address, (start, end), _backing(vma), _entry(kernel, mm, address))
+    entry = _entry(kernel, mm, address)
+    return Owner(pid, comm, address, (start, end), _backing(vma), entry, vma.value_(), _task(mm))
 
 
 def _process(mm: Object) -> tuple[int, str]:
@@ -154,6 +160,13 @@ def _process(mm: Object) -> tuple[int, str]:
     raw = task.prog_.read(task.comm.address_, _COMM)
     comm = raw.split(b"\0")[0].decode("ascii", "replace")
     return int(task.tgid.value_()), "".join(c if c.isprintable() else "?" for c in comm)
+
+
+def _task(mm: Object) -> int:
+    try:
+        return int(mm.owner.value_())
+    except AttributeError:
+        return 0
 
 
 def _backing(vma: Object) -> str:

@@ -13,6 +13,8 @@ from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import PAGE_SHIFT
 from vcapdev.guestmm.pages import PageFacts
 
+OWNED_KINDS = ("anonymous", "file", "shmem")  # words in the kinds of pages whose mapping leads to areas
+
 
 @dataclass(frozen=True)
 class PageView:
@@ -34,7 +36,7 @@ class PageView:
     @property
     def owned(self) -> bool:
         """Whether ``mapping`` leads to the areas that map the page."""
-        return any(word in self.kind for word in ("anonymous", "file", "shmem"))
+        return any(word in self.kind for word in OWNED_KINDS)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

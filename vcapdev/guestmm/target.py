@@ -126,7 +126,7 @@ def _object_finder(kernel: Kernel, types: BtfTypes) -> Callable[..., Object | No
             found = kernel.btf.find(name, Kind.FUNC)
             if found is not None:
                 return Object(program, types.type(found.ref), address=address)
-        return None
+        return types.constant(name) if flags & FindObjectFlags.CONSTANT else None
 
     return find
 
@@ -138,6 +138,20 @@ class BtfTypes:
         self._program = program
         self._btf = btf
         self._known: dict[int, Type] = {}
+        self._constants: dict[str, int] | None = None  # name to the enumeration that has it
+
+    def constant(self, name: str) -> Object | None:
+        """An enumerator. All enumerations are read for the first one: drgn's helpers ask for many."""
+        if self._constants is None:
+            self._constants = {}
+            for type_id in range(1, len(self._btf)):
+                if self._btf.type(type_id).kind in (Kind.ENUM, Kind.ENUM64):
+                    for each in self._btf.enumerators(type_id):
+                        self._constants.setdefault(each, type_id)
+        type_id = self._constants.get(name, 0)
+        if not type_id:
+            return None
+        return Object(self._program, self.type(type_id), self._btf.enumerators(type_id)[name])
 
     def find(self, program: Program, kinds: Any, name: str, filename: str | None) -> Type | None:
         """A drgn type finder."""

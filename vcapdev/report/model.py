@@ -111,6 +111,37 @@ class Verdict:
 
 
 @dataclass(slots=True)
+class Audit:
+    """What came of judging a random sample of judgements again with the vCPUs stopped (docs/audit.md)."""
+
+    rate: float
+    seed: int
+    judgements: int = 0
+    pages: int = 0
+    clean: int = 0  # pages that the live look found clean
+    bad: int = 0
+    agreed: int = 0
+    turned: int = 0  # clean, then changed, and bad by the time that the vCPUs stood
+    disagreed: int = 0
+    raced_with_stop: int = 0  # judgements: DMA was stopped before the vCPUs were
+    not_stopped: int = 0  # judgements: the vCPUs could not be stopped
+    disagreements: list[str] = field(default_factory=list)  # the first ones, in words
+
+    def defects(self) -> list[str]:
+        """What it says about the checker itself."""
+        if not self.disagreed:
+            return []
+        first = self.disagreements[0] if self.disagreements else "none was kept"
+        return [f"{self.disagreed} of {self.pages} audited pages were judged otherwise live; first: {first}"]
+
+
+def audit_of(status: Json) -> Audit | None:
+    """From the checker's status; None where no audit was asked for."""
+    figures = status.get("audit") or {}
+    return Audit(**figures) if figures.get("rate") else None
+
+
+@dataclass(slots=True)
 class GuestLog:
     """Where the guest's own words are, and what in them matters."""
 
@@ -136,6 +167,7 @@ class RunReport:
     swap: Swap = field(default_factory=Swap)
     pins: Pins = field(default_factory=Pins)
     verdicts: list[Verdict] = field(default_factory=list)
+    audit: Audit | None = None
     oddities: dict[str, int] = field(default_factory=dict)
     device: Json = field(default_factory=dict)  # hand-shake time-outs, unmodelled register bits ...
     guest_log: GuestLog = field(default_factory=GuestLog)

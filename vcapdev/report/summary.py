@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vcapdev.report.model import RunReport
+from vcapdev.report.model import Audit, RunReport
 
 _LESS_THAN_INTACT = {
     "dropped": "dropped",
@@ -43,6 +43,8 @@ def _rows(report: RunReport) -> Iterator[tuple[str, str]]:
         f"{report.pins.acquired} taken, {report.pins.released} given back, {report.pins.left} left over",
     )
     yield "verdicts", _verdicts(report)
+    if report.audit is not None:
+        yield "audit", _audit(report.audit)
     odd = [f"{count} {name}" for name, count in sorted(report.oddities.items()) if count]
     if odd:
         yield "oddities", ", ".join(odd) + " (harmless)"
@@ -79,6 +81,18 @@ def _swap(report: RunReport) -> str:
         f"{swap.kind}, pressure {swap.pressure}: {swap.pages_out} pages out, {swap.pages_in} in,"
         f" {swap.buffer_pages_out} times a buffer page was out"
     )
+
+
+def _audit(audit: Audit) -> str:
+    text = f"{audit.pages} pages ({audit.bad} bad) judged again with the vCPUs stopped: "
+    text += f"{audit.disagreed} disagreement{'s' * (audit.disagreed != 1)}"
+    rest = {
+        "changed and bad by then": audit.turned,
+        "judgements overtaken by a stop": audit.raced_with_stop,
+        "judgements without a stop of the vCPUs": audit.not_stopped,
+    }
+    text += "".join(f", {count} {words}" for words, count in rest.items() if count)
+    return f"{text} (seed {audit.seed})"
 
 
 def _verdicts(report: RunReport) -> str:

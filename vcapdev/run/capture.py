@@ -85,6 +85,10 @@ class Stall:
     def __init__(self, now: float) -> None:
         self._count, self._since = -1, now
 
+    def restart(self, now: float) -> None:
+        """Time was lost for a reason: count from now on."""
+        self._since = now
+
     def check(self, count: int, now: float) -> None:
         """Tell the counter's value and the time in seconds.
 

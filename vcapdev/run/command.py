@@ -7,6 +7,7 @@ import shlex
 import sys
 
 from vcapdev.errors import ExitStatus
+from vcapdev.evidence.bundle import check_target as check_bundle
 from vcapdev.report.files import check_target, write_report
 from vcapdev.report.summary import summary
 from vcapdev.run.judge import judge
@@ -25,6 +26,8 @@ def run(options: RunOptions) -> ExitStatus:
     screen = Screen()
     if options.report is not None:
         check_target(options.report)
+    if options.on_violation == "bundle":
+        check_bundle(options.bundle)
     with screen.stage("prepare") as stage:
         prepared = prepare(options, screen.progress)
         stage.note = f"{options.kernel}, QEMU {prepared.qemu.version} with {prepared.accel.name}"

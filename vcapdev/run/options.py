@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import secrets
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from vcapdev.errors import UsageError
+from vcapdev.serve.options import share
 
 NORMS = ("PAL", "NTSC", "SECAM")
 FORMATS = (  # what bttv of Linux 6.1 enumerates; Y41P is the chip's alone
     *("YUYV", "UYVY", "RGB4", "BGR4", "BGR3", "RGBP", "RGBR", "RGBO", "RGBQ", "GREY", "HI24"),
     *("422P", "YU12", "YV12", "411P", "YUV9", "YVU9"),
 )
+ON_VIOLATION = ("continue", "stop", "bundle")
 FIELDS = ("interlaced", "top", "bottom", "alternate", "seq-tb")
 _SIZE = re.compile(r"(\d{1,4})x(\d{1,4})\Z")
 _FAST_POOL = 80  # buffers: 350 frames a second that rest for 200 ms, what is queued, and some to spare
@@ -46,6 +49,11 @@ class RunOptions:
     clean: bool = False  # hand over buffers whose pages are clean; what some mutants need to show
     modules: tuple[Path, ...] = ()
     report: Path | None = None
+    on_violation: str = "continue"
+    bundle: Path = Path("vcapdev-bundle")
+    bundle_size: int = 1024  # MiB of the memory image
+    audit: float = 0.0  # share of judgements that are judged again
+    audit_seed: int = 0
     shell: bool = False
     show: bool = False
     kimg: Path | None = None
@@ -95,8 +103,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_machine(parser, default)
     out = parser.add_argument_group("what comes out")
     out.add_argument("--report", type=Path, metavar="DIR", help="write report.json, logs and pictures there")
+    _add_evidence(out, default)
     out.add_argument("--shell", action="store_true", help="an interactive guest with /dev/video0 instead")
     out.add_argument("--show", action="store_true", help="print the commands that are started")
+
+
+def _add_evidence(out: Any, default: RunOptions) -> None:
+    out.add_argument("--on-violation", default=default.on_violation, choices=ON_VIOLATION,
+                     help="stop: a drgn prompt at the first one, the guest stands; "
+                     "bundle: keep everything about it (%(default)s)")  # fmt: skip
+    out.add_argument("--bundle", type=Path, default=default.bundle, metavar="DIR",
+                     help="where to (%(default)s)")  # fmt: skip
+    out.add_argument("--bundle-size", type=int, default=default.bundle_size, metavar="MIB",
+                     help="of its memory image, at most (%(default)s)")  # fmt: skip
+    out.add_argument("--audit", type=share, default=default.audit, metavar="SHARE",
+                     help="judge such a share of judgements again with the guest stopped: 1%%")  # fmt: skip
+    out.add_argument("--audit-seed", type=int, metavar="N", help="which ones those are (random)")
 
 
 def _add_capture(parser: argparse.ArgumentParser, default: RunOptions) -> None:
@@ -147,7 +169,8 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
     width, height = _size(args.size)
     _one_of("--format", args.format, FORMATS)
     for option, low, high in (("frames", 1, 10_000_000), ("buffers", 2, 32), ("pool", 2, 256),
-                              ("memory", 128, 3072), ("cpus", 1, 16)):  # fmt: skip
+                              ("memory", 128, 3072), ("cpus", 1, 16),
+                              ("bundle_size", 64, 65536)):  # fmt: skip
         if getattr(args, option) is not None:
             _between(option, getattr(args, option), low, high)
     pool = _pool(args)
@@ -161,6 +184,8 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
         raise UsageError("--mutant alters the driver of a packaged kernel; leave out --kdir and --kimg")
     if args.revision not in (None, 0x11, 0x02):
         raise UsageError(f"--revision {args.revision:#x}: the chip was made as 0x11 and 0x02")
+    if args.shell and args.on_violation == "stop":
+        raise UsageError("--on-violation stop: --shell has the terminal; leave one of them out")
     return RunOptions(
         kernel=args.kernel, norm=args.norm, width=width, height=height, format=args.format, field=args.field,
         io=args.io, frames=args.frames, swap=args.swap, pressure=_pressure(args), clock=args.clock,
@@ -169,6 +194,8 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
         shell=args.shell, show=args.show, kimg=args.kimg and _file("--kimg", args.kimg), kdir=args.kdir,
         append=args.append, qemu_opts=_words("--qemu-opts", args.qemu_opts), qemu=args.qemu, accel=args.accel,
         memory=args.memory or _memory(args.format, width, height, pool), cpus=args.cpus, lock=args.lock,
+        on_violation=args.on_violation, bundle=args.bundle, bundle_size=args.bundle_size, audit=args.audit,
+        audit_seed=_audit_seed(args),
         refresh=args.refresh, buffers=args.buffers, pool=pool,
     )  # fmt: skip
 
@@ -207,6 +234,12 @@ def _clean_buffers(args: argparse.Namespace) -> bool:
     return bool(needs.get("clean", False))
 
 
+def _audit_seed(args: argparse.Namespace) -> int:
+    if args.audit_seed is not None:
+        return int(args.audit_seed)
+    return secrets.randbits(32) if args.audit else RunOptions().audit_seed
+
+
 def _size(text: str) -> tuple[int, int]:
     found = _SIZE.match(text)
     if not found:
@@ -234,7 +267,8 @@ def _one_of(option: str, value: str, known: Sequence[str]) -> None:
 
 def _between(option: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
-        raise UsageError(f"--{option} {value}: give a number from {low} to {high}")
+        name = option.replace("_", "-")
+        raise UsageError(f"--{name} {value}: give a number from {low} to {high}")
 
 
 def _file(option: str, path: Path) -> Path:

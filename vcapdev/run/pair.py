@@ -8,6 +8,7 @@ dead, since QEMU may then hang in a register access), then the device.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from vcapdev.errors import GuestError
@@ -27,15 +28,20 @@ PATIENCE = 3.0
 
 
 class WatchedVm(Vm):
-    """A guest whose every wait also notices the end of the device process."""
+    """A guest whose every wait also notices the end of the device process.
+
+    :ivar on_turn: called at each turn of a wait, too.
+    """
 
     def __init__(self, config: VmConfig, device: DeviceProcess) -> None:
         super().__init__(config)
         self._device = device
+        self.on_turn: Callable[[], None] = lambda: None
 
     def check(self) -> None:
         self._device.check()
         super().check()
+        self.on_turn()
 
 
 class Pair:
@@ -103,6 +109,9 @@ def serve_options(options: RunOptions, work: Path) -> ServeOptions:
         revision=options.revision,
         norm=options.norm,
         clock=options.clock,
+        hold=options.on_violation != "continue",
+        audit=options.audit,
+        audit_seed=options.audit_seed,
         with_parent=True,
     )
 

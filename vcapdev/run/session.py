@@ -16,7 +16,7 @@ from typing import Any
 
 from vcapdev.bt878.expected import expected_frame
 from vcapdev.errors import GuestError
-from vcapdev.report.model import Dma, RunReport, Verdict
+from vcapdev.report.model import Dma, RunReport, Verdict, audit_of
 from vcapdev.run import capture as capturing
 from vcapdev.run.attachments import Attachments
 from vcapdev.run.capture import Capture, Stall
@@ -25,6 +25,7 @@ from vcapdev.run.pair import Pair
 from vcapdev.run.placement import better_together, put_together
 from vcapdev.run.prepare import Prepared
 from vcapdev.run.screen import Screen, Stage
+from vcapdev.run.violation import OnViolation
 from vcapdev.vm.agent import Agent, AgentGoneError, GuestTimeoutError, Process
 from vcapdev.vm.watch import GuestCrash
 
@@ -57,6 +58,7 @@ class Session:
         self._prepared = prepared
         self._stack = ExitStack()
         self._shown: set[str] = set()  # findings that the screen has had
+        self._stall = Stall(time.monotonic())
         self._status: Json = {}
         self._usage: Json = {}  # of the device process while capturing
         self._vmstat: dict[str, int] = {}
@@ -67,6 +69,9 @@ class Session:
         self.attachments = Attachments(self.options, self.work)
         self.pair = Pair(self.options, self._prepared, self.work)
         self.device, self.vm = self.pair.device, self.pair.vm
+        self._on_violation = OnViolation(self.options, self.screen, self.device, self.vm, self.report)
+        if self._on_violation.wanted:  # whatever waits for the guest then waits in vain, until it goes on
+            self.vm.on_turn = self.show_events
         self._stack.callback(self.stop)
         self.report.command_line = {
             "vcapdev": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -111,6 +116,11 @@ class Session:
         for event in self.device.events():
             if event.get("event") == "verdict":
                 self._show_verdict(event["verdict"])
+            elif event.get("event") == "held":
+                begin = time.monotonic()
+                self._on_violation.held(event)
+                self._stall.restart(time.monotonic())
+                self.vm.agent.excuse(time.monotonic() - begin)
 
     # -- stages
 
@@ -154,7 +164,7 @@ class Session:
 
     def _watch(self, agent: Agent, process: Process) -> None:
         """Turn everything until the capture program has ended."""
-        stall = Stall(time.monotonic())
+        stall = self._stall = Stall(time.monotonic())
         next_look = next_vmstat = 0.0
         while process.status is None:
             agent.pump(_TURN)
@@ -206,6 +216,9 @@ class Session:
         )
         report.dma.unchecked = int(status.get("unchecked_writes", 0))
         report.dma.defects = [str(defect) for defect in status.get("defects", [])]
+        report.audit = audit_of(status)
+        if report.audit is not None:
+            report.dma.defects += report.audit.defects()
         report.oddities = {name: int(count) for name, count in status.get("oddities", {}).items()}
         report.swap.buffer_pages_out = self.capture.swapped_pages
         report.pins.clean_at_pin = int((status.get("pins") or {}).get("judged_clean_before", 0))

@@ -156,6 +156,7 @@ class Agent:
         self._selector.register(sock, selectors.EVENT_READ)
         self.hello: dict[str, Any] | None = None  # what the guest said of itself: version, release, machine
         self.closed = False
+        self._excused = 0.0  # seconds that the guest stood still for a reason
 
     # -- what callers use
 
@@ -248,14 +249,18 @@ class Agent:
 
         :raise GuestTimeoutError: after ``timeout`` seconds; ``what`` completes "waited ... s for".
         """
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout - self._excused
         while not done():
-            left = deadline - time.monotonic()
+            left = deadline + self._excused - time.monotonic()
             if left <= 0:
                 raise GuestTimeoutError(
                     f"waited {timeout:g} s for {what}; see the console log, or allow more time"
                 )
             self.pump(min(left, _TURN))
+
+    def excuse(self, seconds: float) -> None:
+        """The guest was stopped for so long: no wait that is under way counts that time."""
+        self._excused += seconds
 
     def pump(self, timeout: float = 0.0) -> None:
         """One turn: send, receive, call back, and let the watcher look.

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guest RAM for somebody who is not the device: live through its descriptors, or from a memory image.
+
+Either is a :class:`vcapdev.dma.MemoryMap`, so that the checker's own eyes (``vcapdev.guestmm``) look at it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vcapdev.errors import GuestError, UsageError
+
+ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
+ET_CORE, EM_X86_64, PT_LOAD, PT_NOTE = 4, 62, 1, 4
+IDENT = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+MAX_SEGMENTS = 4096
+_MAX_SIZE = 1 << 46  # bytes of guest RAM that are believed
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSegment:
+    """A :class:`vcapdev.dma.MemorySegment` over a mapped file; nothing can write through it."""
+
+    start: int
+    size: int
+    data: NDArray[np.uint8]
+    fd: int
+    fd_offset: int
+    writable: bool = False
+
+
+class ImageMap:
+    """Some segments, for good. A context manager that closes the descriptors behind them."""
+
+    def __init__(self, segments: Sequence[ImageSegment], fds: Sequence[int]) -> None:
+        self.generation = 1
+        self.segments = sorted(segments, key=lambda segment: segment.start)
+        self._fds = list(fds)
+
+    def __enter__(self) -> ImageMap:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptors; what is still mapped stays readable."""
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+
+
+def live_map(answer: Mapping[str, Any]) -> ImageMap:
+    """The RAM of a running device process, from what its ``memory`` command answers (docs/control.md).
+
+    :raise GuestError: when the process is gone, or is not ours to look into.
+    """
+    fds: dict[int, int] = {}
+    try:
+        for segment in answer["segments"]:
+            fd = int(segment["fd"])
+            if fd not in fds:
+                fds[fd] = os.open(f"/proc/{int(answer['pid'])}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        segments = [
+            _segment(fds[int(each["fd"])], int(each["offset"]), int(each["start"]), int(each["size"]))
+            for each in answer["segments"]
+        ]
+    except (OSError, ValueError) as error:
+        for fd in fds.values():
+            os.close(fd)
+        raise GuestError(f"guest RAM cannot be reached through the device process: {error}") from error
+    return ImageMap(segments, list(fds.values()))
+
+
+def core_map(path: Path) -> ImageMap:
+    """The RAM in an ELF core file.
+
+    :raise UsageError: when the file is none of a guest's memory.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    try:
+        segments = [_segment(fd, offset, physical, size) for offset, physical, size in _loads(fd) if size > 0]
+        if not segments:
+            raise ValueError("it holds no memory")
+    except (OSError, ValueError, struct.error) as error:
+        os.close(fd)
+        raise UsageError(f"{path} is no memory image of a guest: {error}") from error
+    return ImageMap(segments, [fd])
+
+
+def _loads(fd: int) -> list[tuple[int, int, int]]:
+    """``(offset in the file, physical address, bytes)`` of each PT_LOAD."""
+    fields = ELF_HEADER.unpack(os.pread(fd, ELF_HEADER.size, 0))
+    ident, kind, machine, headers, size, count = (*fields[:3], fields[5], fields[9], fields[10])
+    if ident[:7] != IDENT[:7] or kind != ET_CORE or machine != EM_X86_64:
+        raise ValueError("not an ELF core of x86-64")
+    if size != PROGRAM_HEADER.size or count > MAX_SEGMENTS + 1:
+        raise ValueError(f"{count} program headers of {size} bytes")
+    table = os.pread(fd, size * count, headers)
+    found = []
+    end = os.fstat(fd).st_size
+    for number in range(count):
+        kind, _, offset, _, physical, in_file, _, _ = PROGRAM_HEADER.unpack_from(table, number * size)
+        if kind == PT_LOAD:
+            if offset % mmap.PAGESIZE or offset + in_file > end or physical + in_file > _MAX_SIZE:
+                raise ValueError(f"program header {number} leads outside the file")
+            found.append((offset, physical, in_file))
+    return found
+
+
+def _segment(fd: int, offset: int, start: int, size: int) -> ImageSegment:
+    """Map a part of a file; whoever cuts the file short meanwhile ends us, as with any mapping."""
+    if offset % mmap.PAGESIZE or not 0 < size <= os.fstat(fd).st_size - offset:
+        raise ValueError(f"{size} bytes at {offset:#x} are not in the file")
+    mapping = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ, offset=offset)
+    return ImageSegment(start, size, np.frombuffer(mapping, np.uint8), fd, offset)
