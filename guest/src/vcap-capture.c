@@ -125,6 +125,18 @@ static void capture_mmap(void)
 	card_close(&card);
 }
 
+/* A whole frame, unless the driver gives it back as failed or ends it early. */
+static size_t read_frame(uint8_t *memory, size_t size)
+{
+	size_t piece = options.piece ? options.piece : size, have = 0, n;
+
+	do {
+		n = card_read(&card, memory + have, size - have < piece ? size - have : piece);
+		have += n;
+	} while (options.piece && n && have < size);
+	return have;
+}
+
 static void capture_read(void)
 {
 	struct buffer b = { .map = malloc(card.image_size) };
@@ -135,7 +147,7 @@ static void capture_read(void)
 		fail("no memory for a frame of %zu bytes", card.image_size);
 	print_start((unsigned)((card.image_size + PAGE_BYTES - 1) / PAGE_BYTES));
 	while (!done()) {
-		f.size = card_read(&card, b.data, card.image_size);
+		f.size = read_frame(b.data, card.image_size);
 		f.sequence = counts.frames + counts.errors;
 		f.error = f.size != card.image_size;
 		count_frame(&b, &f);

@@ -36,6 +36,8 @@ static struct buffer *queued[MOST_BUFFERS], *idle[MOST_BUFFERS]; /* first in, fi
 static unsigned queued_count, idle_count;
 static uint32_t last_frame;
 static volatile int stop_thread;
+static pthread_t thread;
+static int threaded;
 
 int64_t now_ms(void)
 {
@@ -98,6 +100,11 @@ static void *always(void *unused)
 		usleep(1000);
 	}
 	return NULL;
+}
+
+static void start_thread(void)
+{
+	threaded = has_tasks(ALWAYS) && !pthread_create(&thread, NULL, always, NULL);
 }
 
 /* ---- frames ---- */
@@ -281,6 +288,7 @@ static void capture_buffers(void)
 	for (unsigned i = 0; i < card.buffers && i < scene.v4l.frames; i++)
 		give(i);
 	card_stream_on(&card);
+	start_thread();
 	while (totals.frames < scene.v4l.frames && !wants_close)
 		step();
 	close_card();
@@ -299,6 +307,7 @@ static void capture_read(void)
 	scene.pool = 1;
 	make_buffers();
 	tell_start();
+	start_thread();
 	while (totals.frames < scene.v4l.frames) {
 		renew_buffer(b);
 		run_tasks(BEFORE, b);
@@ -333,21 +342,18 @@ static void enter_cgroup(void)
 int main(int argc, char **argv)
 {
 	const char *wrong;
-	pthread_t thread;
-	int threaded;
 
 	parse_scene(&scene, argc, argv);
 	setvbuf(stdout, NULL, _IOLBF, 8192);
 	look_open();
 	enter_cgroup();
-	take_vmstat();
+	take_counters();
 	wrong = load_expect(scene.v4l.expect);
 	if (wrong)
 		fail("%s: %s", scene.v4l.expect, wrong);
 	card_open(&card, &scene.v4l);
 	if (expected_buffer_size(&expected, 0) != card.image_size)
 		fail("%s is for other buffers than the driver's", scene.v4l.expect);
-	threaded = has_tasks(ALWAYS) && !pthread_create(&thread, NULL, always, NULL);
 	if (card.io == IO_READ)
 		capture_read();
 	else

@@ -26,6 +26,7 @@ static const char usage[] =
 	"  --hold-ms MS            leave released buffers mapped and untouched that long (200)\n"
 	"  --pageout LIST          idle, queued: reclaim such buffers with MADV_PAGEOUT\n"
 	"  --clean                 hand over buffers whose pages are new and clean\n"
+	"  --piece BYTES           read() a frame in pieces: the driver then copies (0: at once)\n"
 	"  --offset BYTES          begin buffers that far behind a page's start (0)\n"
 	"  --save INDEX FILE       write the INDEX-th captured frame (from 0) to FILE\n"
 	"  --timeout-ms MS         give up when no frame comes for so long (10000)\n";
@@ -95,7 +96,7 @@ static void save(struct options *o, int argc, char **argv)
 }
 
 enum { DEVICE = 1, IO, SIZE, NORM, FORMAT, FIELD, FRAMES, BUFFERS, POOL, EXPECT, FULL, HOLD, PAGEOUT, CLEAN,
-       OFFSET, SAVE, TIMEOUT };
+       OFFSET, SAVE, TIMEOUT, PIECE };
 
 static const struct option names[] = {
 	{ "device", 1, NULL, DEVICE },	 { "io", 1, NULL, IO },		    { "size", 1, NULL, SIZE },
@@ -103,7 +104,8 @@ static const struct option names[] = {
 	{ "frames", 1, NULL, FRAMES },	 { "buffers", 1, NULL, BUFFERS },   { "pool", 1, NULL, POOL },
 	{ "expect", 1, NULL, EXPECT },	 { "full-every", 1, NULL, FULL },   { "hold-ms", 1, NULL, HOLD },
 	{ "pageout", 1, NULL, PAGEOUT }, { "clean", 0, NULL, CLEAN },	    { "offset", 1, NULL, OFFSET },
-	{ "save", 1, NULL, SAVE },	 { "timeout-ms", 1, NULL, TIMEOUT }, { NULL, 0, NULL, 0 },
+	{ "save", 1, NULL, SAVE },	 { "timeout-ms", 1, NULL, TIMEOUT },
+	{ "piece", 1, NULL, PIECE },	 { NULL, 0, NULL, 0 },
 };
 
 static void check(const struct options *o)
@@ -114,6 +116,8 @@ static void check(const struct options *o)
 		wrong("--pool %u must be more than --buffers %u", o->pool, o->buffers);
 	if (o->io != IO_USERPTR && (o->pageout_idle || o->pageout_queued || o->clean || o->offset))
 		wrong("--pageout, --clean and --offset go with --io userptr");
+	if (o->io != IO_READ && o->piece)
+		wrong("--piece goes with --io read");
 }
 
 void parse_options(struct options *o, int argc, char **argv)
@@ -140,6 +144,7 @@ void parse_options(struct options *o, int argc, char **argv)
 		case PAGEOUT: pageout(o, optarg); break;
 		case CLEAN: o->clean = 1; break;
 		case OFFSET: o->offset = number("offset", optarg, 0, 4095); break;
+		case PIECE: o->piece = number("piece", optarg, 1, 1u << 24); break;
 		case SAVE: save(o, argc, argv); break;
 		case TIMEOUT: o->timeout_ms = number("timeout-ms", optarg, 1, 600000); break;
 		default: wrong("unknown or incomplete option");

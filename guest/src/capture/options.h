@@ -9,7 +9,7 @@ enum io { IO_USERPTR, IO_MMAP, IO_READ, IO_DMABUF /* vcap-scene alone */ };
 struct options {
 	const char *device, *norm, *format, *field, *expect, *save_path;
 	enum io io;
-	unsigned width, height, frames, buffers, pool, full_every, hold_ms, offset, save_frame, timeout_ms;
+	unsigned width, height, frames, buffers, pool, full_every, hold_ms, offset, save_frame, timeout_ms, piece;
 	int pageout_idle, pageout_queued, clean;
 };
 

@@ -72,6 +72,7 @@ static void count_entry(uint64_t entry, uint64_t queued, struct view *v)
 	v->absent += !present && !swapped;
 	v->exclusive += !!(entry & PM_EXCLUSIVE);
 	v->write_protected += !!(entry & PM_UFFD_WP);
+	v->high += present && (entry & PM_PFN) * PAGE_BYTES >> 32;
 	v->same += present && queued && (entry & PM_PFN) == queued;
 	v->moved += present && queued && (entry & PM_PFN) != queued;
 }

@@ -28,6 +28,7 @@ static const char usage[] =
 	"  --cgroup DIR        enter this control group first\n"
 	"  --do ACT[=ARG] --at MOMENT   an act and when: before, queued, active, done, off, always; repeatable\n"
 	"  --from K --times T  acts begin with the K-th frame (0), and happen at most T times each (no limit)\n"
+	"  --watch PATH[:KEY]  tell a number of the kernel's before and after; repeatable\n"
 	"  --timeout-ms MS     give up when no frame comes for so long (10000)\n"
 	"acts:";
 
@@ -121,7 +122,7 @@ static void moment(struct scene *s, const char *text)
 }
 
 enum { DEVICE = 1, IO, MEMORY, PATH, SIZE, NORM, FORMAT, FIELD, EXPECT, FRAMES, BUFFERS, POOL, OFFSET, PACKED,
-       UNTOUCHED, EXPORT, CGROUP, DO, AT, FROM, TIMES, TIMEOUT };
+       UNTOUCHED, EXPORT, CGROUP, DO, AT, FROM, TIMES, WATCH, TIMEOUT };
 
 static const struct option names[] = {
 	{ "device", 1, NULL, DEVICE },	 { "io", 1, NULL, IO },		 { "memory", 1, NULL, MEMORY },
@@ -131,8 +132,15 @@ static const struct option names[] = {
 	{ "offset", 1, NULL, OFFSET },	 { "packed", 0, NULL, PACKED },	 { "untouched", 0, NULL, UNTOUCHED },
 	{ "export", 0, NULL, EXPORT },	 { "cgroup", 1, NULL, CGROUP },	 { "do", 1, NULL, DO },
 	{ "at", 1, NULL, AT },		 { "from", 1, NULL, FROM },	 { "times", 1, NULL, TIMES },
-	{ "timeout-ms", 1, NULL, TIMEOUT }, { NULL, 0, NULL, 0 },
+	{ "watch", 1, NULL, WATCH },	 { "timeout-ms", 1, NULL, TIMEOUT }, { NULL, 0, NULL, 0 },
 };
+
+static void watch(struct scene *s, char *path)
+{
+	if (s->watched == MOST_WATCHED || strpbrk(path, "\"\\\n"))
+		wrong("--watch %s: at most %d plain paths", path, MOST_WATCHED);
+	s->watch[s->watched++] = path;
+}
 
 static void check(struct scene *s)
 {
@@ -192,6 +200,7 @@ void parse_scene(struct scene *s, int argc, char **argv)
 		case AT: moment(s, optarg); break;
 		case FROM: s->from = number("from", optarg, 0, 1u << 30); break;
 		case TIMES: s->times = number("times", optarg, 1, 1u << 30); break;
+		case WATCH: watch(s, optarg); break;
 		case TIMEOUT: o->timeout_ms = number("timeout-ms", optarg, 1, 600000); break;
 		default: wrong("unknown option, or one without its value");
 		}

@@ -27,6 +27,7 @@ extern const char *const memory_names[];
 enum {
 	MOST_BUFFERS = 32,
 	MOST_TASKS = 16,
+	MOST_WATCHED = 8,
 	HUGE_BYTES = 2 << 20,
 	FILL = 0xa5, /* what buffers hold before the card writes: never a valid tag */
 	NOT_OFFERED = 4, /* exit status */
@@ -37,6 +38,7 @@ struct view {
 	unsigned pages, present, swapped, absent; /* of the mapping's entries */
 	unsigned same, moved;                     /* present and the page that was queued, or another one */
 	unsigned exclusive, write_protected;      /* pagemap bits 56 and 57 */
+	unsigned high;                            /* above 4 GiB, where a 32-bit device cannot reach */
 	unsigned flags[32];                       /* KPF_* of include/uapi/linux/kernel-page-flags.h */
 };
 
@@ -78,6 +80,8 @@ struct scene {
 	int fill, packed, export;
 	struct task task[MOST_TASKS];
 	unsigned tasks;
+	char *watch[MOST_WATCHED]; /* PATH or PATH:KEY */
+	unsigned watched;
 };
 
 extern struct scene scene;
@@ -150,7 +154,8 @@ void tell_frame(const struct buffer *b, const struct readback *r, const char *ev
 void tell_summary(void);
 /* This kernel does not have it, or refuses it: ends the program with status 4. */
 void __attribute__((noreturn)) not_offered(const char *what, int error);
-void take_vmstat(void);
+/* Notes /proc/vmstat and what --watch names: the summary tells what has become of them. */
+void take_counters(void);
 
 struct totals {
 	unsigned frames, errors, outcome[IS_UNMAPPED + 1], again[IS_UNMAPPED + 1], missed;

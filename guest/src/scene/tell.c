@@ -25,9 +25,47 @@ static struct {
 } vmstat[MOST_COUNTERS];
 static unsigned counters;
 
-void take_vmstat(void)
+static long long watched[MOST_WATCHED];
+
+/* The number in a file, or behind a key of a file with a line for each; -1 when it is not there. */
+static long long watched_number(const char *watch)
+{
+	char path[256], line[256];
+	const char *key = strrchr(watch, ':');
+	size_t length = key ? (size_t)(key - watch) : strlen(watch);
+	long long value = -1;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%.*s", (int)length, watch);
+	file = fopen(path, "re");
+	while (file && fgets(line, sizeof(line), file) && value < 0) {
+		const char *at = line + strspn(line, " \t");
+
+		if (!key)
+			value = strtoll(at, NULL, 10);
+		else if (!strncmp(at, key + 1, strlen(key + 1)))
+			value = strtoll(at + strlen(key + 1) + strspn(at + strlen(key + 1), ": \t"), NULL, 10);
+	}
+	if (file)
+		fclose(file);
+	return value;
+}
+
+static void print_watched(void)
+{
+	printf(", \"watched\": {");
+	for (unsigned i = 0; i < scene.watched; i++)
+		printf("%s\"%s\": [%lld, %lld]", i ? ", " : "", scene.watch[i], watched[i],
+		       watched_number(scene.watch[i]));
+	printf("}");
+}
+
+void take_counters(void)
 {
 	FILE *file = fopen("/proc/vmstat", "re");
+
+	for (unsigned i = 0; i < scene.watched; i++)
+		watched[i] = watched_number(scene.watch[i]);
 
 	while (file && counters < MOST_COUNTERS &&
 	       fscanf(file, "%47s %llu", vmstat[counters].name, &vmstat[counters].value) == 2)
@@ -36,7 +74,7 @@ void take_vmstat(void)
 		fclose(file);
 }
 
-/* What has grown since take_vmstat(); the kernel keeps the order of its counters. */
+/* What has grown since take_counters(); the kernel keeps the order of its counters. */
 static void print_vmstat(void)
 {
 	FILE *file = fopen("/proc/vmstat", "re");
@@ -74,6 +112,7 @@ static void print_view(const char *name, const struct view *v)
 	print_count("moved", v->moved, &said);
 	print_count("exclusive", v->exclusive, &said);
 	print_count("write_protected", v->write_protected, &said);
+	print_count("high", v->high, &said);
 	for (int bit = 0; bit < 32; bit++)
 		if (flag_names[bit])
 			print_count(flag_names[bit], v->flags[bit], &said);
@@ -151,6 +190,7 @@ void tell_summary(void)
 		       i ? ", " : "", t->act->name, moment_names[t->at], t->done, t->refused, t->error);
 	}
 	printf("]");
+	print_watched();
 	print_vmstat();
 	printf("}\n");
 	fflush(stdout);
