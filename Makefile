@@ -20,13 +20,18 @@ RUN_OPTIONS = \
   $(call option,ON_VIOLATION,on-violation) $(call option,BUNDLE,bundle) $(call option,AUDIT,audit) \
   $(if $(WANT_SHELL),--shell) $(if $(filter 1,$(SHOW)),--show)
 
-.PHONY: run-guest test bench check doctor clean help
+MUTANT_OPTIONS = $(call option,KERNEL,kernel) $(call option,KIND,kind) $(call option,REPORT,report)
+
+.PHONY: run-guest test mutants bench check doctor clean help
 
 run-guest: ## boot a stock guest, capture under swap pressure, judge every DMA write
 	@$(PY) tools/status.py $(PY) -m vcapdev run $(RUN_OPTIONS)
 
 test: ## all tests, those that boot guests included
 	@$(PY) -m pytest $(PYTEST)
+
+mutants: ## play altered drivers: which rule catches each, and what it blames [KERNEL= KIND= REPORT=]
+	@$(PY) tools/status.py $(PY) -m vcapdev mutants $(MUTANT_OPTIONS)
 
 bench: ## speed, as ratios against floors that are taken in the same run
 	@$(PY) tests/bench/run.py

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from vcapdev import __version__
 from vcapdev.errors import ExitStatus, VcapdevError
+from vcapdev.gallery import mutant_options
 from vcapdev.run import options as run_options
 from vcapdev.serve import options as serve_options
 
@@ -85,6 +86,8 @@ def parser() -> argparse.ArgumentParser:
     run.formatter_class = argparse.RawDescriptionHelpFormatter
     serve = command("serve", _serve, "be the card for a QEMU that somebody else starts")
     serve_options.add_arguments(serve)
+    altered = command("mutants", _mutants, "play altered drivers, and tell which were caught, and where")
+    mutant_options.add_arguments(altered)
     command("doctor", _doctor, "what was found on this machine, what was chosen, what is missing")
     cache = command("cache", _cache, "what the per-user cache holds")
     cache.add_argument("action", choices=("list", "prune"))
@@ -131,6 +134,12 @@ def _serve(args: argparse.Namespace) -> int:
     from vcapdev.serve.command import serve
 
     return serve(options)
+
+
+def _mutants(args: argparse.Namespace) -> int:
+    from vcapdev.gallery.mutants import run
+
+    return run(mutant_options.from_arguments(args))
 
 
 def _doctor(_args: argparse.Namespace) -> int:

@@ -150,7 +150,7 @@ class Outcome:
 
     @property
     def bad_frames(self) -> int:
-        """Frames that arrived torn or damaged."""
+        """How often a frame was found torn or damaged; vcap-scene looks at some of them twice."""
         return self.frames.torn + self.frames.damaged
 
     @property

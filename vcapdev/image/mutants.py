@@ -5,7 +5,17 @@ NAME.diff applies with ``patch -p1`` to a kernel source tree; NAME.yaml beside i
 
     title: a few words              rule: the checker's rule that must fire (vcapdev/dmacheck)
     what: one or two sentences      also: rules that may fire beside it
-    run: {io: userptr, clean: true} what a run needs for it to show (options of the capture program)
+    run: {io: userptr, clean: true} what a run needs for it to show (docs/howto/mutant.md lists all keys)
+
+and, where it is needed::
+
+    blame: {page: last}             what the first verdict has to name (instruction, page, says)
+    machine: {memory: 640}          what the guest has to be like
+    kernels: ["bookworm-*"]         recipes that it is for, where the files of the diff do not say that
+    ruins: true                     the guest cannot be trusted after it
+    diff: OTHER                     the diff is that of another mutant: the same driver, another trigger
+
+``rule`` may also be "frames": no page is wrong, only the content of frames can tell.
 """
 
 from __future__ import annotations
@@ -13,7 +23,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +37,7 @@ UNALTERED = "unaltered"
 #: Nothing is built: the driver of the kernel's package.
 STOCK = "none"
 _KEYS = {"title", "what", "rule", "also", "run"}
+_MORE = {"blame": dict, "machine": dict, "kernels": list, "ruins": bool, "diff": str}
 _TOUCHED = re.compile(r"^\+\+\+ b/(\S+)", re.M)
 
 
@@ -42,12 +53,17 @@ class Mutant:
     run: Mapping[str, Any]
     diff: Path
     files: tuple[str, ...]
+    blame: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    kernels: tuple[str, ...] = ("*",)
+    ruins: bool = False
 
 
 def mutants(directory: Path | None = None) -> list[Mutant]:
     """All altered drivers, sorted by name. :raise UsageError: when one is described wrongly."""
     where = directory if directory is not None else resource_dir("guest") / "mutants"
-    return [_read(path) for path in sorted(where.glob("*.diff"))]
+    names = {path.stem for pattern in ("*.diff", "*.yaml") for path in where.glob(pattern)}
+    return [_read(where, name) for name in sorted(names)]
 
 
 def find_mutant(name: str, directory: Path | None = None) -> Mutant:
@@ -60,25 +76,17 @@ def find_mutant(name: str, directory: Path | None = None) -> Mutant:
     return known[name]
 
 
-def _read(diff: Path) -> Mutant:
-    about = diff.with_suffix(".yaml")
-    try:
-        data = yaml.safe_load(about.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{diff} has no description {about.name} beside it") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{about} is not valid YAML: {' '.join(str(error).split())}") from None
+def _read(where: Path, name: str) -> Mutant:
+    about = where / f"{name}.yaml"
+    data = _described(about)
+    diff = where / f"{data.get('diff', name)}.diff"
+    if not diff.is_file():
+        raise UsageError(f"{about} has no {diff.name} beside it")
     files = tuple(_TOUCHED.findall(diff.read_text(encoding="utf-8")))
     if not files:
         raise UsageError(f"{diff} changes no file: '+++ b/PATH' lines of a unified diff are needed")
-    if not isinstance(data, dict) or set(data) != _KEYS:
-        raise UsageError(f"{about} must be a mapping with the keys {', '.join(sorted(_KEYS))}")
-    if not all(isinstance(data[key], str) for key in ("title", "what", "rule")):
-        raise UsageError(f"{about}: title, what and rule must be text")
-    if not isinstance(data["also"], list) or not isinstance(data["run"], dict):
-        raise UsageError(f"{about}: also must be a list, run a mapping")
     return Mutant(
-        name=diff.stem,
+        name=name,
         title=data["title"],
         what=" ".join(data["what"].split()),
         rule=data["rule"],
@@ -86,4 +94,31 @@ def _read(diff: Path) -> Mutant:
         run=data["run"],
         diff=diff,
         files=files,
+        blame=data.get("blame", {}),
+        machine=data.get("machine", {}),
+        kernels=tuple(map(str, data.get("kernels", ("*",)))),
+        ruins=data.get("ruins", False),
     )
+
+
+def _described(about: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(about.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{about.with_suffix('.diff')} has no description {about.name} beside it") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{about} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict) or not _KEYS <= set(data) <= _KEYS | set(_MORE):
+        may = f"; it may have {', '.join(sorted(_MORE))}"
+        raise UsageError(f"{about} must be a mapping with the keys {', '.join(sorted(_KEYS))}{may}")
+    if not all(isinstance(data[key], str) for key in ("title", "what", "rule")):
+        raise UsageError(f"{about}: title, what and rule must be text")
+    if not isinstance(data["also"], list) or not isinstance(data["run"], dict):
+        raise UsageError(f"{about}: also must be a list, run a mapping")
+    for key, kind in _MORE.items():
+        if key in data and not isinstance(data[key], kind):
+            raise UsageError(f"{about}: {key} must be {_KINDS[kind]}")
+    return data
+
+
+_KINDS: dict[type, str] = {dict: "a mapping", list: "a list", bool: "yes or no", str: "text"}

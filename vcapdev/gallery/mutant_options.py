@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The options of ``vcapdev mutants``."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from vcapdev.run.options import RunOptions
+
+
+@dataclass(frozen=True)
+class MutantOptions:
+    """What to play."""
+
+    kernel: str = RunOptions().kernel
+    kind: str = "hand"
+    only: tuple[str, ...] = ()  # names, or parts of them; empty: all
+    report: Path | None = None
+    qemu: str | None = None
+    accel: str = "auto"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``vcapdev mutants`` on ``parser``."""
+    default = MutantOptions()
+    parser.add_argument("--kernel", default=default.kernel, metavar="NAME", help="image recipe (%(default)s)")
+    parser.add_argument("--kind", default=default.kind, choices=("hand",), help="(%(default)s)")
+    parser.add_argument("-k", action="append", default=[], metavar="TEXT",
+                        help="only mutants with TEXT in their name; repeatable")  # fmt: skip
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write mutants.json and mutants.md there")
+    parser.add_argument("--qemu", metavar="FILE", help="QEMU 10.1 or later with vfio-user-pci")
+    parser.add_argument("--accel", default=default.accel, choices=("auto", "kvm", "tcg"))
+
+
+def from_arguments(args: argparse.Namespace) -> MutantOptions:
+    """The options as they were given."""
+    return MutantOptions(
+        kernel=args.kernel, kind=args.kind, only=tuple(args.k), report=args.report, qemu=args.qemu,
+        accel=args.accel,
+    )  # fmt: skip
