@@ -226,7 +226,7 @@ class Checker:
         if not pages.unchanged():
             self._guard(lambda: self._before(pages))
         contract = self._contract
-        if contract is not None and not contract.quiet(pages):
+        if contract is not None and not contract.quiet_before(pages):
             self._guard(lambda: contract.before(pages))
 
     def after_write(self, batch: Batch) -> None:

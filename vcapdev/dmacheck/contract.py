@@ -18,12 +18,14 @@ from vcapdev.dmacheck.breach import Breach
 from vcapdev.dmacheck.extents import Extents
 from vcapdev.dmacheck.ledger import Record
 from vcapdev.dmacheck.look import BatchPages
+from vcapdev.dmacheck.mapping import Mappings, UserPages
 from vcapdev.dmacheck.rules import Rule
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.media import Media, shared_pages
 from vcapdev.guestmm.mediabuffer import MediaBuffer
 from vcapdev.guestmm.memory import PAGE_SHIFT
 from vcapdev.guestmm.pages import PageFacts, PageSet, head_pfns
+from vcapdev.guestmm.rmap import ReverseMap
 from vcapdev.guestmm.words import Reader, Words
 
 CONFIRMED = "certain once confirmed with the vCPUs stopped"
@@ -56,8 +58,20 @@ class MissingPin(Rule):
     facts = "the pins of the page, and the buffers of all queues that list it as pinned"
 
 
+class CopiedAway(Rule):
+    id, name = "V17", "copied-away"
+    sentence = (
+        "the kernel gave the user a copy of the page: what the device writes from now on is lost to him"
+    )
+    severity, certainty = "data loss", CONFIRMED
+    facts = (
+        "the owner's page table entry, which led to the page when its buffer was first seen, and the content"
+    )
+
+
 NOT_THE_DEVICES, OUTSIDE_BUFFER, MISSING_PIN = NotTheDevices(), OutsideBuffer(), MissingPin()
-CONTRACT_RULES: tuple[Rule, ...] = (NOT_THE_DEVICES, OUTSIDE_BUFFER, MISSING_PIN)
+COPIED_AWAY = CopiedAway()
+CONTRACT_RULES: tuple[Rule, ...] = (NOT_THE_DEVICES, OUTSIDE_BUFFER, MISSING_PIN, COPIED_AWAY)
 
 
 class Watch:
@@ -76,6 +90,7 @@ class Watch:
         self.outside: bool | None = None  # whether the program writes beyond the buffer; None: not known yet
         self.claims: tuple[PageFacts, Ints] | None = None  # what pins were last compared with
         self.short = False  # whether there were fewer of them
+        self.user: UserPages | None = None  # the same pages in their owner's memory
 
     def quiet(self) -> bool:
         """Whether all words are what they were when the buffer was last the device's."""
@@ -94,11 +109,22 @@ class Contract:
         self._media = Media.of(kernel)
         self._watches: dict[int, Watch] = {}
         self._given_back: dict[tuple[int, int], set[int]] = {}  # by buffer: fields at which it was not owned
+        self._mappings: Mappings | None = None
+        self._reader = Reader.of(kernel)
         self.learnt = self.unknown = 0
+        if self._media.files is not None:
+            self._mappings = Mappings(kernel, ReverseMap(kernel), self._media.files)
 
     def status(self) -> dict[str, Any]:
         """Figures: programs whose buffer was found, and was not; why none can be found on this kernel."""
-        return {"buffers_found": self.learnt, "not_found": self.unknown, "why_not": self._media.why_not}
+        mappings = self._mappings
+        return {
+            "buffers_found": self.learnt,
+            "not_found": self.unknown,
+            "why_not": self._media.why_not,
+            "mapping": dict(mappings.counts) if mappings is not None else {},
+            "notices": list(mappings.notices) if mappings is not None else [],
+        }
 
     def learn(self, record: Record) -> None:
         """A program was learnt: find the buffer behind it."""
@@ -112,7 +138,7 @@ class Contract:
         if len(self._watches) >= _MAX_WATCHES:
             self._watches.pop(next(iter(self._watches)))
         self.learnt += 1
-        self._watches[record.id] = Watch(self._kernel, record, buffer)
+        self._watches[record.id] = self._watch(record, buffer)
 
     def forget(self, program: int) -> None:
         """A program will not run again."""
@@ -132,11 +158,22 @@ class Contract:
             return False
         return watch.outside is False and not watch.bad and watch.quiet()
 
+    def quiet_before(self, pages: BatchPages) -> bool:
+        """As :meth:`quiet`, and whether the pages are where the owner had them."""
+        if not self.quiet(pages):
+            return False
+        watch = self._watches.get(pages.record.id)
+        user = None if watch is None else watch.user
+        return user is None or (user.quiet() and not user.lost())
+
     def before(self, pages: BatchPages) -> None:
         """The look before the bytes move."""
         watch = self._current(pages.record.id)
-        if watch is not None:
-            watch.bad = not watch.buffer.owned
+        if watch is None:
+            return
+        watch.bad = not watch.buffer.owned
+        if watch.user is not None and self._mappings is not None:
+            self._mappings.look(watch.user, watch.buffer, self._reader.u64(watch.buffer.stamp_at))
 
     def after(self, batch: Batch, pages: BatchPages, field: int) -> list[Breach]:
         """The look after the bytes have moved, and what is suspicious by now."""
@@ -147,7 +184,8 @@ class Contract:
         watch.bad = False
         if watch.buffer.owned:
             self._given_back.pop(watch.buffer.key, None)
-            return [*self._outside(watch, batch, pages), *self._missing(watch, pages)]
+            found = [*self._outside(watch, batch, pages), *self._missing(watch, pages)]
+            return [*found, *self._copied(watch, pages)]
         if given_back and self._at_last(watch.buffer, field):
             rows = np.arange(pages.count)
             return [Breach(NOT_THE_DEVICES, _given_back_text(watch.buffer), rows)]
@@ -166,6 +204,8 @@ class Contract:
             return [self._text(now or watch.buffer, released=now is None)]
         if now is None or not now.owned:
             return None
+        if breach.rule is COPIED_AWAY:
+            return self._confirm_copy(breach, pages, watch)
         if breach.rule is OUTSIDE_BUFFER:
             outside = Extents(now).outside(batch.addr, batch.length)
             return [self._text(now), *outside.text(batch)] if len(outside.pieces) else None
@@ -179,6 +219,11 @@ class Contract:
         found = [b for b in found if 2 * shared_pages(b, record.pfns) >= len(record.pfns)]
         return next((buffer for buffer in found if buffer.owned), found[0] if found else None)
 
+    def _watch(self, record: Record, buffer: MediaBuffer) -> Watch:
+        watch = Watch(self._kernel, record, buffer)
+        watch.user = self._mappings.learn(buffer) if self._mappings is not None else None
+        return watch
+
     def _current(self, program: int) -> Watch | None:
         """The watch with its buffer as it is now."""
         watch = self._watches.get(program)
@@ -191,7 +236,7 @@ class Contract:
         if now is None:  # released: it stays what it was, but nobody's
             watch.buffer, watch.good = _released(watch.buffer), b""
             return watch
-        fresh = self._watches[program] = Watch(self._kernel, watch.record, now)
+        fresh = self._watches[program] = self._watch(watch.record, now)
         fresh.bad = watch.bad
         if not fresh.moved() and now.key == watch.buffer.key and np.array_equal(now.pfns, watch.buffer.pfns):
             fresh.outside, fresh.claims = watch.outside, watch.claims
@@ -255,6 +300,28 @@ class Contract:
         row = int(rows[0])
         counts = f"{facts.pins[row]} pins, but buffers of media frameworks claim {claims[row]}"
         return [self._text(buffer), f"pfn {facts.pfn[row]:#x} has {counts}"]
+
+    def _copied(self, watch: Watch, pages: BatchPages) -> list[Breach]:
+        """Pages of this batch that the owner has only a copy of."""
+        user = watch.user
+        if user is None:
+            return []
+        user.written = True
+        if not len(user.copied):
+            return []
+        rows = np.flatnonzero(np.isin(pages.pages.pfns, user.expected[user.copied]))
+        user.copied = user.copied[~np.isin(user.expected[user.copied], pages.pages.pfns[rows])]
+        subject = "DMA write to a page whose owner was given a copy"
+        return [Breach(COPIED_AWAY, subject, rows)] if len(rows) else []
+
+    def _confirm_copy(self, breach: Breach, pages: BatchPages, watch: Watch) -> list[str] | None:
+        user = watch.user
+        if user is None:
+            return None
+        rows = np.flatnonzero(np.isin(user.expected, pages.pages.pfns[breach.rows]))
+        if not user.elsewhere(rows):
+            return None
+        return [self._text(watch.buffer), user.text(int(rows[0]))]
 
     def _text(self, buffer: MediaBuffer, *, released: bool = False) -> str:
         opener = self._media.opener(buffer)

@@ -39,10 +39,10 @@ class Media:
         self._modules_at = kernel.symbols.address("modules")
         self._modules = 0
         try:
-            self._files: OpenFiles | None = OpenFiles(kernel)
+            self.files: OpenFiles | None = OpenFiles(kernel)
             self._videobuf: Videobuf | None = Videobuf(kernel)
         except StructError as error:
-            self._files, self._videobuf, self.why_not = None, None, str(error)
+            self.files, self._videobuf, self.why_not = None, None, str(error)
 
     @classmethod
     def of(cls, kernel: Kernel) -> Media:
@@ -96,12 +96,12 @@ class Media:
 
     def _find_queues(self) -> None:
         """A queue that is known stays so while it is alive: its file may have left the process already."""
-        if self._files is None or self._videobuf is None:
+        if self.files is None or self._videobuf is None:
             return
         if self._modules_changed():
-            self._files.forget()
+            self.files.forget()
             self._videobuf.forget()
-        for file in self._files.find():
+        for file in self.files.find():
             for queue in self._queues_of(file.private):
                 if queue in self._queues or len(self._queues) < _MAX_QUEUES:
                     self._queues[queue] = file

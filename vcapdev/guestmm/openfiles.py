@@ -37,7 +37,7 @@ class OpenFiles:
     def __init__(self, kernel: Kernel) -> None:
         self._reader = Reader.of(kernel)
         structs = Structs.of(kernel)
-        self._task = structs.offsets("task_struct", "tasks", "files", "tgid", "comm")
+        self._task = structs.offsets("task_struct", "tasks", "files", "mm", "tgid", "comm")
         self._files = structs.offsets("files_struct", "fdt")
         self._table = structs.offsets("fdtable", "max_fds", "fd")
         self._file = structs.offsets("file", "f_op", "private_data")
@@ -67,6 +67,13 @@ class OpenFiles:
             except GuestReadError:
                 continue
         return list(found.values())
+
+    def uses(self, mm: int) -> bool:
+        """Whether any process still has this ``mm_struct``."""
+        try:
+            return any(self._reader.u64(task + self._task["mm"]) == mm for task in self._tasks())
+        except GuestReadError:
+            return False
 
     def _tasks(self) -> Iterator[int]:
         """Addresses of the ``task_struct`` of all processes."""

@@ -41,7 +41,7 @@ class Videobuf:
         structs = Structs.of(kernel)
         self._queue = structs.offsets("videobuf_queue", "bufs", "int_ops", "read_buf")
         self._buffer = structs.offsets(
-            "videobuf_buffer", "magic", "size", "state", "memory", "bsize", "baddr", "priv"
+            "videobuf_buffer", "magic", "size", "state", "ts", "memory", "bsize", "baddr", "priv"
         )
         self._dma = structs.offsets(
             "videobuf_dmabuf", "magic", "pages", "vaddr_pages", "bus_addr", "sglist", "sglen", "nr_pages"
@@ -148,6 +148,7 @@ class Videobuf:
             offset=offset, pfns=pfns, pinned=user and mapped,
             complete=len(pfns) == (offset + length + PAGE_SIZE - 1) >> PAGE_SHIFT,
             watch=tuple(word & ~7 for word in watched), state_at=address + at["state"],
+            stamp_at=address + at["ts"],
             extents=np.array([[bus, length]], dtype=np.int64) if memory == OVERLAY else None,
         )  # fmt: skip
 

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Still the user's page? What the owner's page tables say of a buffer's pages, at each write.
+
+When a buffer is first seen, the reverse map of its pages tells in whose memory it lies. From then on the page
+table entries at its user addresses are compared with what they were::
+
+    same page                    fine, with whatever rights      swapped, same page in swap cache   fine
+    copied-away                  the kernel gave the user a copy (fork or mprotect, and a write): data loss
+    remapped, replaced           other memory at the address: munmap and mmap, MADV_DONTNEED and a write
+    discarded, unmapped          nothing there, or the zero page: MADV_DONTNEED, munmap
+    moved                        the page is at another address now (mremap)
+    process-gone                 nobody is left who could read it
+
+Only the copy is the kernel's doing; that it is one shows in its content, which is compared before the device
+writes again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vcapdev.guestmm.kernel import Kernel
+from vcapdev.guestmm.layout import MAPPING_ANON
+from vcapdev.guestmm.leaves import Leaves
+from vcapdev.guestmm.mediabuffer import USERPTR, MediaBuffer
+from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE
+from vcapdev.guestmm.openfiles import OpenFiles
+from vcapdev.guestmm.pages import PageFacts, PageSet
+from vcapdev.guestmm.rmap import AddressSpace, ReverseMap, areas_of
+
+_FINE, _COPIED, _REMAPPED, _REPLACED, _DISCARDED, _UNMAPPED, _MOVED, _GONE, _UNKNOWN = range(9)
+NAMES = ("", "copied-away", "remapped", "replaced", "discarded", "unmapped", "moved", "process-gone", "")
+_LOST = (_REMAPPED, _REPLACED, _DISCARDED, _UNMAPPED)
+_MAX_MAPPINGS = 8  # anon_vmas and files that are asked for one buffer
+_MAX_COMPARED = 512  # pages whose content is compared at a time
+_SAME_WORDS = 32  # of 512 that are equal, and differ from the word before: then one is a copy of the other
+
+_Ints = NDArray[np.int64]
+_Rows = NDArray[np.intp]
+
+
+class UserPages:
+    """One buffer's pages in the memory of whoever owns it.
+
+    :raise GuestReadError: when page tables lead nowhere.
+    """
+
+    def __init__(self, kernel: Kernel, reverse: ReverseMap, space: AddressSpace, buffer: MediaBuffer) -> None:
+        self.space, self.expected = space, buffer.pfns
+        self._kernel, self._reverse = kernel, reverse
+        first = buffer.userptr & ~(PAGE_SIZE - 1)
+        self.leaves = Leaves(kernel, space.top, first + (np.arange(len(buffer.pfns)) << PAGE_SHIFT))
+        self.states = np.zeros(len(buffer.pfns), dtype=np.int8)
+        self.written = False  # whether the device has written to them since they were seen
+        self.copied = np.zeros(0, dtype=np.intp)  # rows that were copied away and are not pronounced yet
+        self._stirred = False
+
+    def is_of(self, buffer: MediaBuffer) -> bool:
+        """Whether these are the buffer's pages, at its address."""
+        place = int(self.leaves.addresses[0]) >> PAGE_SHIFT
+        return place == buffer.userptr >> PAGE_SHIFT and np.array_equal(self.expected, buffer.pfns)
+
+    def hits(self) -> int:
+        """How many of the pages are where they belong."""
+        return int(np.count_nonzero(self.leaves.pfns() == self.expected))
+
+    def begin(self) -> None:
+        """Follow only what is in place now, be it in swap."""
+        away = self._away()
+        self.states[away] = _UNKNOWN
+
+    def quiet(self) -> bool:
+        """Whether nothing has changed in the page tables since the last :meth:`changes`."""
+        if self.leaves.read():
+            self._stirred = True
+        return not self._stirred
+
+    def changes(self, files: OpenFiles) -> dict[int, _Rows]:
+        """Rows by the state that they have entered, after :meth:`quiet` was False."""
+        self._stirred = False
+        now = np.zeros(len(self.states), dtype=np.int8)
+        away = self._away()
+        now[away] = self._classify(away, files) if len(away) else _FINE
+        now[(self.states == _UNKNOWN) & (now != _FINE)] = _UNKNOWN
+        changed = now != self.states
+        self.states = now
+        return {int(state): np.flatnonzero(changed & (now == state)) for state in np.unique(now[changed])}
+
+    def lost(self) -> int:
+        """How many pages the user has no longer, by his own doing."""
+        return int(np.count_nonzero(np.isin(self.states, _LOST)))
+
+    def elsewhere(self, rows: _Rows) -> bool:
+        """Whether at all of these addresses another page is mapped at this moment."""
+        self.leaves.read()
+        found = self.leaves.pfns()[rows]
+        return bool(((found >= 0) & (found != self.expected[rows])).all())
+
+    def text(self, row: int) -> str:
+        """One line about a page's address."""
+        where = f"{int(self.leaves.addresses[row]):#x} of pid {self.space.pid} ({self.space.comm})"
+        there = int(self.leaves.pfns()[row])
+        return f"at user address {where}, where pfn {int(self.expected[row]):#x} was, " + (
+            f"pfn {there:#x} is mapped now" if there >= 0 else "nothing is mapped now"
+        )
+
+    # What has become of pages that are not in place.
+
+    def _away(self) -> _Rows:
+        """Rows whose page is neither mapped nor, by its own swap entry, about to be mapped again."""
+        rows = np.flatnonzero(self.leaves.pfns() != self.expected)
+        if not len(rows):
+            return rows
+        swap = self.leaves.swapped()[rows]
+        fine = swap == -2  # a migration that fails because the page is pinned, or a marker
+        some = swap >= 0
+        if some.any():
+            fine |= some & (self._private(self.expected[rows]) == swap)
+        result: _Rows = rows[~fine]
+        return result
+
+    def _private(self, pfns: _Ints) -> _Ints:
+        rows = self._kernel.vmemmap.gather(pfns).read()
+        return rows[:, self._kernel.layout.private // 8].astype(np.int64)
+
+    def _classify(self, rows: _Rows, files: OpenFiles) -> NDArray[np.int8]:
+        there = self.leaves.pfns()[rows]
+        old = _facts(self._kernel, self.expected[rows])
+        found = np.full(len(rows), _UNMAPPED, dtype=np.int8)
+        mapped = there >= 0
+        found[self.leaves.swapped()[rows] >= 0] = _REPLACED
+        zero = there == self._kernel.zero_pfn
+        huge = self._kernel.huge_zero_pfn()
+        if huge is not None:
+            zero |= (there >= huge) & (there < huge + 512)
+        found[zero] = _DISCARDED
+        other = np.flatnonzero(mapped & ~zero)
+        if len(other):
+            found[other] = self._other(rows[other], there[other], old.take(other))
+        self._excuse(rows, found, old, files)
+        return found
+
+    def _other(self, rows: _Rows, there: _Ints, old: PageFacts) -> NDArray[np.int8]:
+        """Another page is mapped: a copy, the same area with new memory, or another area."""
+        new = _facts(self._kernel, there)
+        same = (new.mapping == old.mapping) & ((new.index == old.index) | old.large | new.large)
+        found = np.where(same, _REPLACED, _REMAPPED).astype(np.int8)
+        if self.written:
+            some = np.flatnonzero(new.anon & (self.states[rows] == _FINE))[:_MAX_COMPARED]
+            if len(some):
+                found[some[self._alike(self.expected[rows[some]], there[some])]] = _COPIED
+        return found
+
+    def _alike(self, old: _Ints, new: _Ints) -> NDArray[np.bool_]:
+        """Whether each pair of pages has so much in common that one was copied from the other."""
+        ours, theirs = _contents(self._kernel, old), _contents(self._kernel, new)
+        equal = ours == theirs
+        telling = equal[:, 1:] & (ours[:, 1:] != ours[:, :-1])
+        result: NDArray[np.bool_] = np.count_nonzero(telling, axis=1) >= _SAME_WORDS
+        return result
+
+    def _excuse(self, rows: _Rows, found: NDArray[np.int8], old: PageFacts, files: OpenFiles) -> None:
+        """A page of a file comes back with the next access; others may have moved, or nobody is left."""
+        empty = found == _UNMAPPED
+        of_file = (old.mapping != 0) & ((old.mapping & np.uint64(MAPPING_ANON)) == 0) & ~old.torn
+        found[empty & of_file] = _FINE
+        empty &= ~of_file
+        if empty.any() and not files.uses(self.space.mm):
+            found[empty] = _GONE
+            return
+        suspects = np.flatnonzero(~np.isin(found, (_FINE, _COPIED)) & (old.mapcount >= 0) & old.anon)
+        if len(suspects):
+            found[suspects[self._moved(old.take(suspects))]] = _MOVED
+
+    def _moved(self, old: PageFacts) -> NDArray[np.bool_]:
+        """Which pages the same process has at another address."""
+        moved = np.zeros(len(old.pfn), dtype=bool)
+        for mapping in np.unique(old.mapping)[:_MAX_MAPPINGS].tolist():
+            for area in areas_of(self._reverse, mapping):
+                index = old.index.astype(np.int64)
+                inside = (index >= area.first) & (
+                    index < area.first + ((area.end - area.start) >> PAGE_SHIFT)
+                )
+                rows = np.flatnonzero((old.mapping == np.uint64(mapping)) & inside)
+                if area.mm != self.space.mm or not len(rows):
+                    continue
+                places = area.start + ((index[rows] - area.first) << PAGE_SHIFT)
+                moved[rows] |= Leaves(self._kernel, self.space.top, places).pfns() == old.pfn[rows]
+        return moved
+
+
+class Mappings:
+    """The buffers that are followed, and what became of them. Counts are of pages."""
+
+    def __init__(self, kernel: Kernel, reverse: ReverseMap, files: OpenFiles) -> None:
+        self._kernel, self._reverse, self._files = kernel, reverse, files
+        self._known: dict[tuple[int, int], UserPages] = {}
+        self._stamps: dict[tuple[int, int], int] = {}
+        self.counts: Counter[str] = Counter()
+        self.notices: list[str] = []
+
+    def learn(self, buffer: MediaBuffer) -> UserPages | None:
+        """Begin to follow a buffer, or go on; None where it is nothing that lies in a process's memory."""
+        if buffer.memory != USERPTR or not buffer.userptr or not len(buffer.pfns):
+            return None
+        known = self._known.get(buffer.key)
+        if known is not None and known.is_of(buffer):
+            return known
+        self._known.pop(buffer.key, None)
+        found = self._find(buffer)
+        if found is not None:
+            found.begin()
+            if len(self._known) >= 1024:
+                self._known.clear()
+            self._known[buffer.key] = found
+            self.counts["followed"] += int(np.count_nonzero(found.states == _FINE))
+        return found
+
+    def _find(self, buffer: MediaBuffer) -> UserPages | None:
+        """The process that has most of the pages where the user said that they are."""
+        facts = _facts(self._kernel, buffer.pfns)
+        spaces: dict[int, AddressSpace] = {}
+        for mapping in np.unique(facts.mapping[~facts.torn])[:_MAX_MAPPINGS].tolist():
+            for area in areas_of(self._reverse, mapping):
+                if (
+                    area.mm not in spaces
+                    and area.start < buffer.userptr + buffer.length
+                    and area.end > buffer.userptr
+                ):
+                    space = self._reverse.space(area.mm)
+                    if space is not None:
+                        spaces[area.mm] = space
+        best, most = None, 0
+        for space in spaces.values():
+            pages = UserPages(self._kernel, self._reverse, space, buffer)
+            hits = pages.hits()
+            if hits > most or best is None:
+                best, most = pages, hits
+        return best
+
+    def look(self, pages: UserPages, buffer: MediaBuffer, stamp: int) -> None:
+        """What has changed since the last look.
+
+        :param stamp: the buffer's word that changes with every completion.
+        """
+        changes = {} if pages.quiet() else pages.changes(self._files)
+        for state, rows in changes.items():
+            if NAMES[state]:
+                self.counts[NAMES[state]] += len(rows)
+        if _COPIED in changes:
+            pages.copied = np.union1d(pages.copied, changes[_COPIED])
+        self._tell(pages, buffer, stamp)
+
+    def _tell(self, pages: UserPages, buffer: MediaBuffer, stamp: int) -> None:
+        """DQBUF, munmap, mmap at the same address, QBUF: frameworks keep the old pages, with no one to see.
+
+        That a buffer was queued again is certain once it has been completed since.
+        """
+        lost = pages.lost()
+        if not lost:
+            self._stamps.pop(buffer.key, None)
+            return
+        first = self._stamps.setdefault(buffer.key, stamp)
+        if first in (stamp, -1):
+            return
+        self._stamps[buffer.key] = -1
+        self.counts["stale-buffer"] += lost
+        if len(self.notices) < 16:
+            self.notices.append(
+                f"{buffer.framework} buffer {buffer.index} was queued again at {buffer.userptr:#x} by pid "
+                f"{pages.space.pid} ({pages.space.comm}), where {lost} of its {len(pages.expected)} pages "
+                "are mapped no longer: the framework kept the old ones, and nobody will see what comes there"
+            )
+
+
+def _facts(kernel: Kernel, pfns: _Ints) -> PageFacts:
+    pages = PageSet(kernel, pfns)
+    pages.read()
+    return pages.facts()
+
+
+def _contents(kernel: Kernel, pfns: _Ints) -> NDArray[np.uint64]:
+    """The bytes of pages as words, shape ``(n, 512)``."""
+    pages = [kernel.memory.read(pfn << PAGE_SHIFT, PAGE_SIZE) for pfn in pfns.tolist()]
+    return np.frombuffer(b"".join(pages), dtype="<u8").reshape(len(pages), PAGE_SIZE // 8)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Page table entries of many user addresses, followed down once and then read again and again.
+
+x86-64 only (Intel SDM volume 3A, chapter 4.5). An entry that is not present keeps its frame number inverted
+(arch/x86/include/asm/pgtable-invert.h, against L1TF), also where it only lacks all rights (PROT_NONE, NUMA
+hints, a huge page about to be split).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vcapdev.guestmm.kernel import Kernel
+from vcapdev.guestmm.memory import PAGE_SHIFT
+from vcapdev.guestmm.pagetable import ACCESSED, DIRTY, ENTRIES, FRAME, LARGE, PRESENT, PROTNONE
+from vcapdev.guestmm.words import Words
+
+_Ints = NDArray[np.int64]
+_Entries = NDArray[np.uint64]
+_REGION = 21  # log2 of what one lowest table maps
+_STEADY = np.uint64(~(ACCESSED | DIRTY) & 0xFFFFFFFFFFFFFFFF)
+_FRAME = np.uint64(FRAME)
+_MAX_SWAPFILES = 23  # the least of all kernels; greater types are migration entries, markers and the like
+
+
+class Leaves:
+    """The entries that decide what is mapped at some addresses of one address space.
+
+    :param addresses: user addresses of pages, shape ``(n,)``.
+    :raise GuestReadError: when a table lies outside guest RAM.
+    """
+
+    def __init__(self, kernel: Kernel, top: int, addresses: _Ints) -> None:
+        self._kernel, self._top, self.addresses = kernel, top, addresses
+        self._follow()
+
+    def _follow(self) -> None:
+        place = np.zeros(len(self.addresses), dtype=np.int64)
+        self._shift = np.full(len(self.addresses), PAGE_SHIFT, dtype=np.int64)
+        upper: dict[int, int] = {}
+        region = self.addresses >> _REGION
+        for number in np.unique(region).tolist():
+            rows = np.flatnonzero(region == number)
+            *steps, (leaf, _, shift) = self._steps(number << _REGION)
+            for above, entry, _ in steps:
+                upper[above] = entry
+            place[rows] = leaf
+            if shift == PAGE_SHIFT:
+                place[rows] += 8 * ((self.addresses[rows] >> PAGE_SHIFT) & (ENTRIES - 1))
+            self._shift[rows] = shift
+        self._upper = np.array(list(upper.values()), dtype=np.uint64)
+        self._words = Words(self._kernel, np.concatenate([np.array(list(upper), dtype=np.int64), place]))
+        self.words = self._words.read()
+        self._bytes = self.words.tobytes()
+
+    def _steps(self, address: int) -> Iterator[tuple[int, int, int]]:
+        """Down the tables: physical address of each entry, the entry, and log2 of what is to be read there.
+
+        The last one is the entry that decides, or (with the shift of a page) the lowest table.
+        """
+        table = self._top
+        for level in range(self._kernel.table.levels - 1, 0, -1):
+            shift = PAGE_SHIFT + 9 * level
+            place = table + 8 * ((address >> shift) & (ENTRIES - 1))
+            entry = self._kernel.memory.u64(place)
+            yield place, entry, shift
+            if not entry & PRESENT or (level <= 2 and entry & LARGE):
+                return
+            table = entry & FRAME
+        yield table, 0, PAGE_SHIFT
+
+    def read(self) -> bool:
+        """Read all entries anew; whether any has changed."""
+        words = self._words.read()
+        if words.tobytes() == self._bytes:
+            return False
+        self.words, self._bytes = words, words.tobytes()
+        count = len(self._upper)
+        grown = (self._shift > PAGE_SHIFT) & ((words[count:] & np.uint64(PRESENT | LARGE)) == PRESENT)
+        if ((words[:count] ^ self._upper) & _STEADY).any() or grown.any():
+            self._follow()
+        return True
+
+    @property
+    def entries(self) -> _Entries:
+        """What was read last, one for each address."""
+        return self.words[len(self._upper) :]
+
+    def pfns(self) -> _Ints:
+        """The page frame that is mapped at each address, with or without rights; -1 for none."""
+        entry = self.entries
+        present = (entry & np.uint64(PRESENT)) != 0
+        large = self._shift > PAGE_SHIFT
+        hidden = ~present & ((entry & np.uint64(PROTNONE)) != 0)
+        hidden |= ~present & large & ((entry & np.uint64(LARGE)) != 0)
+        frame = np.where(hidden, ~entry, entry) & _FRAME
+        within = (np.int64(1) << (self._shift - PAGE_SHIFT)) - 1
+        pfn = (frame >> np.uint64(PAGE_SHIFT)).astype(np.int64) & ~within
+        pfn |= (self.addresses >> PAGE_SHIFT) & within
+        mapped = hidden | (present & (~large | ((entry & np.uint64(LARGE)) != 0)))
+        return np.where(mapped, pfn, np.int64(-1))
+
+    def swapped(self) -> _Ints:
+        """The swap entry at each address as ``page.private`` has it; -1 where there is none, -2 for an entry
+        of another sort (migration, marker).
+        """
+        entry = self.entries
+        kind = (entry >> np.uint64(59)).astype(np.int64)
+        offset = ((~entry << np.uint64(5)) >> np.uint64(14)).astype(np.int64)
+        swap = (self.pfns() < 0) & (entry != 0) & ((entry & np.uint64(PRESENT)) == 0)
+        value = np.where(kind < _MAX_SWAPFILES, (kind << 58) | offset, np.int64(-2))
+        return np.where(swap, value, np.int64(-1))
