@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Proof that a scene reached the state that it is for: what guest and checker counted, and claims about it.
 
-A claim is ``NAME OP NAME`` or ``NAME OP NUMBER`` with ``>``, ``<``, ``>=``, ``==`` or ``<=``. Names are those of
-:func:`evidence`: ``queued.thp`` (pages with that flag when their buffer was queued, all frames together),
+A claim is ``NAME OP NAME`` or ``NAME OP NUMBER`` with ``>``, ``<``, ``>=``, ``==`` or ``<=``. Names are those
+of :func:`evidence`: ``queued.thp`` (pages with that flag when their buffer was queued, all frames together),
 ``acts.munmap`` (how often it was done), ``vmstat.pswpout`` (growth), ``oddities.orphan`` (the checker's), and
-so on; ``told.munmap`` counts events of an act, which also come when the program does not live to sum up. What nobody counted is 0.
+so on; ``told.munmap`` counts events of an act, which come even where the program does not live to sum up.
+What nobody counted is 0.
 """
 
 from __future__ import annotations

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Protects the look-alikes: the table is whole, silence alone is not enough, false verdicts come first."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vcapdev.errors import ExitStatus, UsageError
+from vcapdev.gallery.lookalike import Lookalike, Played, Result, judge, not_played
+from vcapdev.gallery.lookalike_report import markdown, summary, totals, write_report
+from vcapdev.gallery.lookalike_scenes import all_lookalikes, load
+from vcapdev.gallery.lookalikes import chosen_scenes, exit_status
+from vcapdev.gallery.scene import Outcome, ProgramResult
+from vcapdev.image.recipe import recipe_names
+
+STATES = {f"L{number}" for number in range(19)}
+
+
+def test_every_legitimate_state_has_a_scene() -> None:
+    assert {state for one in all_lookalikes() for state in one.states} == STATES
+
+
+def test_every_kernel_has_thirty_scenes_that_can_be_played() -> None:
+    for kernel in recipe_names():
+        played = [one for one in all_lookalikes() if one.scene.reason_against(kernel) is None]
+        assert len(played) >= 30, kernel
+        for one in played:
+            assert one.claims(kernel), f"{one.name} proves nothing on {kernel}"
+
+
+def test_names_are_unique() -> None:
+    names = [one.name for one in all_lookalikes()]
+    assert len(names) == len(set(names))
+
+
+def test_what_a_scene_sets_up_it_takes_down() -> None:
+    for one in all_lookalikes():
+        enabled = [line for line in one.scene.setup if line.startswith("echo madvise")]
+        assert len(enabled) == sum(line.startswith("echo never") for line in one.scene.teardown), one.name
+
+
+TABLE = """
+disk: {setup: [mount], teardown: [umount]}
+---
+one:
+  makes: something
+  states: L0 L1
+  run: --do exit --at active
+  frames: 5
+  proof: [caught > 0]
+  proof-on: {old-*: [caught == 0]}
+  refusal: {new-*: gone}
+  needs: [disk]
+  setup: [touch]
+  teardown: [rm]
+  own-fault: true
+  machine: {memory: 512}
+  beside: hog --fill 3
+"""
+
+
+def table(tmp_path: Path, text: str) -> tuple[Lookalike, ...]:
+    path = tmp_path / "table.yaml"
+    path.write_text(text)
+    return load(path)
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Lookalike:
+    (made,) = table(tmp_path, TABLE)
+    return made
+
+
+def test_an_entry_becomes_a_scene(one: Lookalike) -> None:
+    scene = one.scene
+    assert scene.program[0] == "vcap-scene"
+    assert scene.program[-6:] == ("--frames", "5", "--do", "exit", "--at", "active")
+    assert (scene.setup, scene.teardown) == (("mount", "touch"), ("rm", "umount"))
+    assert scene.expect.statuses == {0, 1, 4}
+    assert (scene.machine.memory, scene.beside, one.states) == (512, (("hog", "--fill", "3"),), ("L0", "L1"))
+    assert (one.claims("old-1"), one.claims("new-1")) == (("caught == 0",), ("caught > 0",))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [("  proof: [caught > 0]", "  proof: [caught]"), ("  makes: something", "  mokes: something"),
+     ("  needs: [disk]", "  needs: [tape]")],
+)  # fmt: skip
+def test_a_wrong_table_is_refused(tmp_path: Path, wrong: str, says: str) -> None:
+    with pytest.raises(UsageError, match=r"table\.yaml"):
+        table(tmp_path, TABLE.replace(wrong, says))
+
+
+def outcome(one: Lookalike, *, caught: int = 1, status: int = 0, **changes: Any) -> Outcome:
+    events = [{"event": "frame", "caught": caught}, {"event": "summary", "read_back": {"intact": 1}}]
+    made = Outcome(one.scene, "new-1", program=ProgramResult(status, events, "no memory"))
+    made.status = {"attached": True, "pages_checked": 432, "states": ["L0", "L0 > L1"]}
+    return replace(made, **changes)
+
+
+@pytest.fixture
+def innocent(one: Lookalike) -> Lookalike:
+    """The same, but its frames have to arrive."""
+    expect = replace(one.scene.expect, silent=True, statuses=frozenset({0, 4}))
+    return replace(one, own_fault=False, scene=replace(one.scene, expect=expect))
+
+
+def test_silent_where_the_state_was_reached(one: Lookalike) -> None:
+    played = judge(one, outcome(one))
+    assert (played.result, played.pages, len(played.triples)) == (Result.SILENT, 432, 2)
+    assert "caught > 0 (1)" in played.why
+
+
+def test_silence_about_nothing_is_not_enough(one: Lookalike) -> None:
+    assert judge(one, outcome(one, caught=0)).result is Result.EMPTY
+
+
+def test_a_verdict_is_false_whatever_else_was_wrong(one: Lookalike) -> None:
+    found = outcome(one, caught=0, verdicts=[{"rule": "not-pinned"}], trouble="the guest crashed")
+    assert (judge(one, found).result, judge(one, found).why) == (Result.FALSE, "not-pinned")
+
+
+def test_a_refusal_counts_only_where_it_is_expected(one: Lookalike) -> None:
+    refused = outcome(one, status=4)
+    assert refused.program is not None
+    refused.program.events[:] = [{"event": "not-offered", "what": "memory", "text": "No such device"}]
+    played = judge(one, refused)
+    assert (played.result, played.why) == (Result.REFUSED, "gone (memory: No such device)")
+    assert judge(one, replace(refused, kernel="old-1")).result is Result.FAILED
+
+
+def test_frames_that_did_not_arrive_fail_a_scene_that_kept_its_memory(innocent: Lookalike) -> None:
+    lost = outcome(innocent)
+    assert lost.program is not None
+    lost.program.events[-1]["after_close"] = {"partial": 1}
+    played = judge(innocent, lost)
+    assert (played.result, "after the close" in played.why) == (Result.FAILED, True)
+    assert judge(innocent, outcome(innocent)).result is Result.SILENT
+
+
+def test_unchecked_writes_fail_a_scene(one: Lookalike, innocent: Lookalike) -> None:
+    for each in (one, innocent):
+        blind = outcome(each)
+        blind.status["unchecked_writes"] = 3
+        assert "3 writes could not be checked" in judge(each, blind).why
+
+
+PLAYED = [
+    Played("anonymous", "t", "a-1", Result.SILENT, "x > 0 (1)", 100, 5, frozenset({("a-1", "L0")})),
+    Played("anonymous", "t", "b-2", Result.SILENT, "x > 0 (1)", 50, 5, frozenset({("b-2", "L0")})),
+    not_played(all_lookalikes()[0], "c-3", "it is too old"),
+]
+
+
+def test_the_exit_status_says_whether_it_cried_wolf() -> None:
+    assert exit_status(PLAYED) is ExitStatus.CLEAN
+    assert exit_status([*PLAYED, replace(PLAYED[0], result=Result.EMPTY)]) is ExitStatus.GUEST
+    both = [replace(PLAYED[0], result=Result.EMPTY), replace(PLAYED[0], result=Result.FALSE)]
+    assert exit_status([*PLAYED, *both]) is ExitStatus.FINDINGS
+
+
+def test_the_report_counts_pages_and_triples(tmp_path: Path) -> None:
+    chosen = chosen_scenes(["anonymous"])
+    write_report(tmp_path / "new", chosen, PLAYED)
+    data = json.loads((tmp_path / "new/lookalikes.json").read_text())
+    assert data["totals"] == totals(PLAYED)
+    assert (data["totals"]["pages"], data["totals"]["triples"]) == (150, 2)
+    text = markdown(chosen, PLAYED)
+    assert "| anonymous | L0 | silent, 100 pages | silent, 50 pages | not here |" in text
+    assert "c-3: not here: it is too old" in text
+    assert "150 pages judged" in summary(PLAYED)
+
+
+def test_scenes_are_chosen_by_a_part_of_their_names() -> None:
+    assert {one.name for one in chosen_scenes(["hugetlb"])} == {"hugetlb", "hugetlb-shared"}
+    assert len(chosen_scenes([])) == len(all_lookalikes())
