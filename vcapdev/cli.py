@@ -9,12 +9,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from vcapdev import __version__
 from vcapdev.errors import ExitStatus, VcapdevError
-from vcapdev.gallery import mutant_options
+from vcapdev.gallery import lookalike_options, mutant_options
 from vcapdev.run import options as run_options
 from vcapdev.serve import options as serve_options
 
@@ -86,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
     run.formatter_class = argparse.RawDescriptionHelpFormatter
     serve = command("serve", _serve, "be the card for a QEMU that somebody else starts")
     serve_options.add_arguments(serve)
+    look = command("look", _look, "a drgn prompt at a finding that --on-violation bundle kept")
+    look.add_argument("bundle", type=Path, metavar="BUNDLE", help="the directory")
     altered = command("mutants", _mutants, "play altered drivers, and tell which were caught, and where")
     mutant_options.add_arguments(altered)
     command("doctor", _doctor, "what was found on this machine, what was chosen, what is missing")
@@ -94,6 +97,8 @@ def parser() -> argparse.ArgumentParser:
     cache.add_argument("--all", action="store_true", help="prune: not only what no run needs any more")
     listing = command("list", _list, "names that run and serve accept")
     listing.add_argument("what", choices=("boards", "recipes", "mutants"))
+    scenes = command("lookalikes", _lookalikes, "play legitimate scenes: the checker must stay silent")
+    lookalike_options.add_arguments(scenes)
     command("version", _version, "the version of vcapdev")
     return top
 
@@ -136,6 +141,12 @@ def _serve(args: argparse.Namespace) -> int:
     return serve(options)
 
 
+def _look(args: argparse.Namespace) -> int:
+    from vcapdev.evidence.look import look
+
+    return look(args.bundle)
+
+
 def _mutants(args: argparse.Namespace) -> int:
     from vcapdev.gallery.mutants import run
 
@@ -162,6 +173,12 @@ def _list(args: argparse.Namespace) -> int:
     for name, text in listing(args.what):
         print(f"{name:<16} {text}".rstrip())
     return ExitStatus.CLEAN
+
+
+def _lookalikes(args: argparse.Namespace) -> int:
+    from vcapdev.gallery.lookalikes import from_arguments, lookalikes
+
+    return lookalikes(from_arguments(args))
 
 
 def _version(_args: argparse.Namespace) -> int:
