@@ -91,6 +91,7 @@ class Watch:
         self.claims: tuple[PageFacts, Ints] | None = None  # what pins were last compared with
         self.short = False  # whether there were fewer of them
         self.user: UserPages | None = None  # the same pages in their owner's memory
+        self.astray = False  # whether they are not at the address that was queued
 
     def quiet(self) -> bool:
         """Whether all words are what they were when the buffer was last the device's."""
@@ -109,6 +110,7 @@ class Contract:
         self._media = Media.of(kernel)
         self._watches: dict[int, Watch] = {}
         self._given_back: dict[tuple[int, int], set[int]] = {}  # by buffer: fields at which it was not owned
+        self._short: dict[int, int] = {}  # pages that are short of pins: at which field that was first seen
         self._mappings: Mappings | None = None
         self._reader = Reader.of(kernel)
         self.learnt = self.unknown = 0
@@ -156,7 +158,7 @@ class Contract:
             return True
         if watch.claims is None or watch.claims[0] is not pages.facts or watch.short:
             return False
-        return watch.outside is False and not watch.bad and watch.quiet()
+        return watch.outside is False and not watch.bad and not watch.astray and watch.quiet()
 
     def quiet_before(self, pages: BatchPages) -> bool:
         """As :meth:`quiet`, and whether the pages are where the owner had them."""
@@ -184,8 +186,8 @@ class Contract:
         watch.bad = False
         if watch.buffer.owned:
             self._given_back.pop(watch.buffer.key, None)
-            found = [*self._outside(watch, batch, pages), *self._missing(watch, pages)]
-            return [*found, *self._copied(watch, pages)]
+            found = [*self._outside(watch, batch, pages), *self._missing(watch, pages, field)]
+            return [*found, *self._astray(watch, pages), *self._copied(watch, pages)]
         if given_back and self._at_last(watch.buffer, field):
             rows = np.arange(pages.count)
             return [Breach(NOT_THE_DEVICES, _given_back_text(watch.buffer), rows)]
@@ -206,6 +208,13 @@ class Contract:
             return None
         if breach.rule is COPIED_AWAY:
             return self._confirm_copy(breach, pages, watch)
+        if watch.astray and watch.user is not None:
+            row = watch.user.text(0)
+            return (
+                [self._text(now), row]
+                if watch.user.astray() and now.userptr == watch.buffer.userptr
+                else None
+            )
         if breach.rule is OUTSIDE_BUFFER:
             outside = Extents(now).outside(batch.addr, batch.length)
             return [self._text(now), *outside.text(batch)] if len(outside.pieces) else None
@@ -222,6 +231,7 @@ class Contract:
     def _watch(self, record: Record, buffer: MediaBuffer) -> Watch:
         watch = Watch(self._kernel, record, buffer)
         watch.user = self._mappings.learn(buffer) if self._mappings is not None else None
+        watch.astray = watch.user is not None and watch.user.astray()
         return watch
 
     def _current(self, program: int) -> Watch | None:
@@ -263,30 +273,52 @@ class Contract:
         rows = np.flatnonzero(np.isin(pages.pages.pfns, found.address >> PAGE_SHIFT))
         return [Breach(OUTSIDE_BUFFER, found.subject, rows, int(found.pieces[0]))]
 
-    def _missing(self, watch: Watch, pages: BatchPages) -> list[Breach]:
+    def _astray(self, watch: Watch, pages: BatchPages) -> list[Breach]:
+        """The framework was given another address, and has kept the pages of the one before."""
+        if not watch.astray:
+            return []
+        subject = "DMA write to the pages of an address that was queued before"
+        return [Breach(OUTSIDE_BUFFER, subject, np.arange(pages.count))]
+
+    def _missing(self, watch: Watch, pages: BatchPages, field: int) -> list[Breach]:
         facts = pages.facts
         if facts is None:
             return []
         if not watch.buffer.pinned:
             watch.claims = facts, np.zeros(0, dtype=np.int64)
             return []
-        if watch.claims is None or watch.claims[0] is not facts:
+        if watch.claims is None or watch.claims[0] is not facts or watch.short:
             known = watch.claims
-            same = known is not None and np.array_equal(known[0].pins, facts.pins)
+            same = known is not None and not watch.short and np.array_equal(known[0].pins, facts.pins)
             watch.claims = facts, known[1] if same and known is not None else self._claims(facts)
         rows = _short(facts, watch.claims[1])
         watch.short = len(rows) > 0
-        return [Breach(MISSING_PIN, "a page of its buffer", rows)] if len(rows) else []
+        rows = self._still_short(facts, rows, field)
+        return (
+            [Breach(MISSING_PIN, "DMA write to a page that only others have pinned", rows)]
+            if len(rows)
+            else []
+        )
+
+    def _still_short(self, facts: PageFacts, rows: NDArray[np.intp], field: int) -> NDArray[np.intp]:
+        """Those that were so at an earlier field: another holder may be giving up its pins right now."""
+        short = set(facts.pfn[rows].tolist())
+        for pfn in [pfn for pfn in self._short if pfn not in short]:
+            if pfn in facts.pfn:
+                del self._short[pfn]
+        if len(self._short) > _MAX_WATCHES:
+            self._short.clear()
+        first = [self._short.setdefault(pfn, field) for pfn in facts.pfn[rows].tolist()]
+        return rows[np.array(first, dtype=np.int64) < field]
 
     def _claims(self, facts: PageFacts) -> Ints:
-        """How many pins the frameworks' buffers account for, for each page, or its compound page."""
+        """How many pins are accounted for by those who hold them, for each page or its compound page."""
         large = bool(facts.large.any())
         pages = head_pfns_of(self._kernel, facts.pfn) if large else facts.pfn
         claims = np.zeros(len(pages), dtype=np.int64)
-        for buffer in self._media.buffers():
-            if buffer.pinned and buffer.steady:
-                own = np.sort(head_pfns_of(self._kernel, buffer.pfns) if large else buffer.pfns)
-                claims += np.searchsorted(own, pages, side="right") - np.searchsorted(own, pages)
+        for held in self._media.pins():
+            own = np.sort(head_pfns_of(self._kernel, held) if large else held)
+            claims += np.searchsorted(own, pages, side="right") - np.searchsorted(own, pages)
         return claims
 
     def _confirm_pins(self, breach: Breach, pages: BatchPages, buffer: MediaBuffer) -> list[str] | None:
@@ -298,7 +330,7 @@ class Contract:
         if not len(rows):
             return None
         row = int(rows[0])
-        counts = f"{facts.pins[row]} pins, but buffers of media frameworks claim {claims[row]}"
+        counts = f"{facts.pins[row]} pins, but the buffers that list it account for {claims[row]}"
         return [self._text(buffer), f"pfn {facts.pfn[row]:#x} has {counts}"]
 
     def _copied(self, watch: Watch, pages: BatchPages) -> list[Breach]:

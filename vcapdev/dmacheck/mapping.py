@@ -56,12 +56,25 @@ class UserPages:
         self.states = np.zeros(len(buffer.pfns), dtype=np.int8)
         self.written = False  # whether the device has written to them since they were seen
         self.copied = np.zeros(0, dtype=np.intp)  # rows that were copied away and are not pronounced yet
+        self.former: UserPages | None = None  # the same pages at the address that was queued before
         self._stirred = False
 
     def is_of(self, buffer: MediaBuffer) -> bool:
         """Whether these are the buffer's pages, at its address."""
         place = int(self.leaves.addresses[0]) >> PAGE_SHIFT
         return place == buffer.userptr >> PAGE_SHIFT and np.array_equal(self.expected, buffer.pfns)
+
+    def astray(self) -> bool:
+        """Whether the pages are still those of the address before, where they still are: none was released.
+
+        A user who has moved his memory, or maps it twice, may well queue the same pages at another address.
+        """
+        former = self.former
+        if former is None:
+            return False
+        former.leaves.read()
+        self.quiet()
+        return former.hits() > 0 and self.hits() == 0
 
     def hits(self) -> int:
         """How many of the pages are where they belong."""
@@ -213,6 +226,8 @@ class Mappings:
         found = self._find(buffer)
         if found is not None:
             found.begin()
+            if known is not None and np.array_equal(known.expected, buffer.pfns):
+                known.former, found.former = None, known
             if len(self._known) >= 1024:
                 self._known.clear()
             self._known[buffer.key] = found

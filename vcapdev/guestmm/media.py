@@ -18,6 +18,7 @@ from vcapdev.guestmm.mediabuffer import MediaBuffer
 from vcapdev.guestmm.memory import GuestReadError
 from vcapdev.guestmm.openfiles import OpenFile, OpenFiles
 from vcapdev.guestmm.pages import Pfns, among
+from vcapdev.guestmm.rings import Rings
 from vcapdev.guestmm.structs import StructError
 from vcapdev.guestmm.videobuf import Videobuf
 from vcapdev.guestmm.words import Reader
@@ -38,8 +39,9 @@ class Media:
         self._queues: dict[int, OpenFile] = {}
         self._modules_at = kernel.symbols.address("modules")
         self._modules = 0
+        self._rings = Rings(kernel)
         try:
-            self.files: OpenFiles | None = OpenFiles(kernel)
+            self.files: OpenFiles | None = OpenFiles(kernel, self._rings.operations)
             self._videobuf: Videobuf | None = Videobuf(kernel)
         except StructError as error:
             self.files, self._videobuf, self.why_not = None, None, str(error)
@@ -59,6 +61,17 @@ class Media:
         found: list[MediaBuffer] = []
         for queue in list(self._queues):
             found += self._in(queue)
+        return found
+
+    def pins(self) -> list[NDArray[np.int64]]:
+        """Page frames that somebody known holds pins on, one for each time that a frame is listed.
+
+        These are the frameworks' buffers, but for those whose pages may be on their way in or out, and what
+        is registered with io_uring.
+        """
+        found = [buffer.pfns for buffer in self.buffers() if buffer.pinned and buffer.steady]
+        for ring in set(self.files.rings if self.files is not None else ()):
+            found += self._rings.pages(ring)
         return found
 
     def behind(self, pfns: Pfns, ends: tuple[int, int]) -> list[MediaBuffer]:

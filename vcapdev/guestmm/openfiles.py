@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who has a video device open: the descriptors of all processes (kernel/fork.c, fs/file.c).
+"""Who has a video device or a ring open: the descriptors of all processes (kernel/fork.c, fs/file.c).
 
 A file of videodev is told by its operations, whose owner is that module (or which have that symbol where it
 is built in). Its private data is what the driver keeps for each opener.
@@ -32,9 +32,15 @@ class OpenFile:
 
 
 class OpenFiles:
-    """Finds them; which file operations are videodev's is found out once."""
+    """Finds them; which file operations are videodev's is found out once.
 
-    def __init__(self, kernel: Kernel) -> None:
+    :param ring: operations of io_uring's files, 0 where unknown.
+    :ivar rings: private data of all rings that were open at the last :meth:`find`.
+    """
+
+    def __init__(self, kernel: Kernel, ring: int = 0) -> None:
+        self._ring = ring
+        self.rings: list[int] = []
         self._reader = Reader.of(kernel)
         structs = Structs.of(kernel)
         self._task = structs.offsets("task_struct", "tasks", "files", "mm", "tgid", "comm")
@@ -56,6 +62,7 @@ class OpenFiles:
         """All video devices that are open now, each opener's once. What cannot be read is left out."""
         found: dict[int, OpenFile] = {}
         seen: set[int] = set()
+        self.rings = []
         for task in self._tasks():
             try:
                 files = self._reader.u64(task + self._task["files"])
@@ -97,7 +104,10 @@ class OpenFiles:
         count = min(reader.u32(table + self._table["max_fds"]), _MAX_DESCRIPTORS)
         descriptors = reader.words(reader.u64(table + self._table["fd"]), count)
         for file in descriptors[np.flatnonzero(descriptors)].tolist():
-            if self._is_video(reader.u64(file + self._file["f_op"])):
+            operations = reader.u64(file + self._file["f_op"])
+            if operations == self._ring and operations:
+                self.rings.append(reader.u64(file + self._file["private_data"]))
+            elif self._is_video(operations):
                 private = reader.u64(file + self._file["private_data"])
                 if private:
                     yield private

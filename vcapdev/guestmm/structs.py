@@ -75,6 +75,16 @@ class Structs:
             raise StructError(f"the guest's BTF has no struct {name} with {', '.join(members)}")
         return found
 
+    def size(self, name: str) -> int:
+        """Size of a struct in bytes.
+
+        :raise StructError: when it is not known.
+        """
+        found = self._kernel.btf.find(name, Kind.STRUCT)
+        if found is None:
+            raise StructError(f"the guest's BTF has no struct {name}")
+        return self._kernel.btf.sizeof(found.id)
+
     def _find(self, name: str, members: tuple[str, ...]) -> Offsets | None:
         try:
             places = {member: self._kernel.btf.offset(name, member) for member in members}

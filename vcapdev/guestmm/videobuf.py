@@ -46,6 +46,8 @@ class Videobuf:
         self._dma = structs.offsets(
             "videobuf_dmabuf", "magic", "pages", "vaddr_pages", "bus_addr", "sglist", "sglen", "nr_pages"
         )
+        self._entry = structs.offsets("scatterlist", "page_link", "offset", "length")
+        self._entry_size = structs.size("scatterlist")
         self._operations: dict[int, bool] = {}
         self._known: dict[int, tuple[bytes, MediaBuffer]] = {}
 
@@ -115,8 +117,17 @@ class Videobuf:
     def _pages(self, dma: bytes) -> bytes:
         """The pointers to its pages, as far as they are pages of RAM."""
         array = _u64(dma, self._dma["pages"]) or _u64(dma, self._dma["vaddr_pages"])
-        count = _u64(dma, self._dma["nr_pages"])
-        return self._reader.read(array, 8 * min(count, MAX_BUFFER_PAGES)) if array else b""
+        count = min(_u64(dma, self._dma["nr_pages"]), MAX_BUFFER_PAGES)
+        if array:
+            return self._reader.read(array, 8 * count)
+        return self._of_list(_u64(dma, self._dma["sglist"]), min(_u32(dma, self._dma["sglen"]), count))
+
+    def _of_list(self, entries: int, count: int) -> bytes:
+        """The same of a scatterlist, where an altered framework keeps no other list."""
+        if not entries or not count:
+            return b""
+        words = self._reader.words(entries, count * self._entry_size // 8).reshape(count, -1)
+        return (words[:, self._entry["page_link"] // 8] & ~np.uint64(3)).tobytes()
 
     def _make(
         self,
@@ -130,11 +141,10 @@ class Videobuf:
         pages: bytes,
     ) -> MediaBuffer:
         at = self._buffer
-        user = _u64(dma, self._dma["pages"]) != 0
         base, count = _u64(head, at["baddr"]), _u64(dma, self._dma["nr_pages"])
+        bus, state = _u64(dma, self._dma["bus_addr"]), _u32(head, at["state"])
+        user = base != 0 and not bus and not _u64(dma, self._dma["vaddr_pages"])
         length = _u64(head, at["bsize"]) if user else count * PAGE_SIZE
-        state = _u32(head, at["state"])
-        bus = _u64(dma, self._dma["bus_addr"])
         memory = _MEMORY.get(_u32(head, at["memory"]), USERPTR) if user else OVERLAY if bus else KERNEL
         pfns = self._reader.pfns(np.frombuffer(pages, dtype="<u8"))
         offset = base & (PAGE_SIZE - 1) if user else 0
