@@ -21,9 +21,10 @@ from crafted_elf import kernel_image, module
 
 from vcapdev.errors import SetupError, UsageError
 from vcapdev.image.cache import Cache
-from vcapdev.image.kbuild import build_mutant, module_objects, touched_modules
+from vcapdev.image.kbuild import build_mutant
 from vcapdev.image.lock import Package
 from vcapdev.image.modules import parse_modinfo
+from vcapdev.image.parts import module_objects, touched_modules
 from vcapdev.image.recipe import Recipe
 from vcapdev.image.sources import check_one_version, header_dependencies, kernel_version
 from vcapdev.progress import Silent

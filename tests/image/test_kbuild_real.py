@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from vcapdev.image.kbuild import build_mutant, mutants
+from vcapdev.image.kbuild import build_mutant
 from vcapdev.image.modules import ModuleTree, load_order
+from vcapdev.image.mutants import mutants
 from vcapdev.image.provision import provision
 from vcapdev.image.recipe import load_recipe
 from vcapdev.progress import Terminal

@@ -14,7 +14,8 @@
     <cache>/locks/                      one flock(2) file for each of the above
 
 A process keeps a shared lock on every entry that it was given until it ends, so that a prune elsewhere never
-takes away what is in use; a build holds the exclusive lock.
+takes away what is in use (of each kind on the latest 200: a process may not have as many open files as there
+are altered drivers); a build holds the exclusive lock.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ _RESERVED = ("debs", "apt", "resolutions", "locks", "partial", "probes")
 _NOT_NEEDED = ("debs", "partial")
 _STILL_UNPACKING = 30.0  # seconds; a kernel package takes 5 on two slow cores
 _UNUSED_AGE = 30 * 86400.0
+_MOST_HELD = 200  # locks of one kind; a process may have 1024 open files
 
 
 def digest(*parts: str | bytes) -> str:
@@ -267,8 +269,17 @@ class Cache:
         if stale is not None:
             os.close(stale)
         self._held[kind, key] = descriptor
+        self._let_go(kind)
         self._touch(place)
         return place / "content"
+
+    def _let_go(self, kind: str) -> None:
+        """Give up the oldest locks of a kind when there are too many."""
+        alike = [held for held in list(self._held) if held[0] == kind]
+        for held in alike[:-_MOST_HELD]:
+            descriptor = self._held.pop(held, None)
+            if descriptor is not None:
+                os.close(descriptor)
 
     def lookup(self, kind: str, key: str) -> Path | None:
         """The content directory of an entry that exists already, else None. Counts as a use."""

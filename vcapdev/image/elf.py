@@ -20,7 +20,8 @@ _DYN = struct.Struct("<qQ")
 
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _DT_NEEDED, _DT_STRTAB, _DT_RPATH, _DT_RUNPATH = 1, 5, 15, 29
-_SHT_NOBITS = 8
+_SHT_PROGBITS, _SHT_NOBITS = 1, 8
+_SHN_LORESERVE = 0xFF00
 _MAX_LINKS = 40
 
 
@@ -107,6 +108,37 @@ class Elf:
         if offset + size > len(self._image):
             raise ElfError("cut short")
         return self._image[offset : offset + size]
+
+
+def with_section(image: bytes, name: str, content: bytes) -> bytes:
+    """A copy of a 64-bit ELF file with one more section, which nothing loads (SHT_PROGBITS without flags).
+
+    :raise ElfError: it is no such file, has no section headers, or has that section already.
+    """
+    elf = Elf(image)
+    if elf.section(name) is not None:
+        raise ElfError(f"it has a section {name} already")
+    header = list(_EHDR.unpack_from(image))
+    table, count, names_index = header[6], header[12], header[13]
+    if not 0 < count < _SHN_LORESERVE - 1 or names_index >= count or table + count * _SHDR.size > len(image):
+        raise ElfError("no section headers that can be read here")
+    rows = [list(_SHDR.unpack_from(image, table + index * _SHDR.size)) for index in range(count)]
+    names = image[rows[names_index][4] :][: rows[names_index][5]] + name.encode() + b"\0"
+    body = bytearray(image)
+    rows.append([rows[names_index][5], _SHT_PROGBITS, 0, 0, _append(body, content), len(content), 0, 0, 1, 0])
+    rows[names_index][4:6] = _append(body, names), len(names)
+    header[6] = _append(body, b"".join(_SHDR.pack(*row) for row in rows))
+    header[12] = count + 1
+    _EHDR.pack_into(body, 0, *header)
+    return bytes(body)
+
+
+def _append(body: bytearray, content: bytes) -> int:
+    """Where ``content`` starts, at a multiple of 8."""
+    body += bytes(-len(body) % 8)
+    start = len(body)
+    body += content
+    return start
 
 
 def _string(table: bytes, offset: int) -> str:
