@@ -454,7 +454,9 @@ def placement_types(builder: BtfBuilder, style: Style, ulong: int, void: int) ->
     builder.enum("pageblock_bits", {"PB_migrate": 0, "PB_migrate_end": 2, "PB_migrate_skip": 3})
     reasons = {"MR_COMPACTION": 0, "MR_CONTIG_RANGE": 6}
     builder.enum("migrate_reason", reasons if style.name == "5.10" else {**reasons, "MR_LONGTERM_PIN": 7})
-    builder.compound("mem_section", 32, [("section_mem_map", ulong, 0), ("usage", void, 8)])
+    builder.compound(
+        "mem_section", 32, [("section_mem_map", ulong, 0), ("usage", void, 8), ("page_ext", void, 16)]
+    )
     flags = builder.array(ulong, 0)
     builder.compound("mem_section_usage", 16, [("subsection_map", ulong, 8), ("pageblock_flags", flags, 16)])
 

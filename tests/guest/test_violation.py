@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Protects looking at a finding while it is hot: the guest stands, the prompt sees it, and the run goes on."""
+"""Protects looking at a finding while it is hot: the guest stands, the prompt sees it, the run goes on."""
 
 from __future__ import annotations
 
