@@ -106,7 +106,7 @@ def test_a_kernel_that_is_gone_is_given_up(card):
 
 
 def test_a_defect_while_attaching_is_reported_and_no_more(card):
-    card.checker._attachment.attach = lambda breathe: 1 / 0
+    card.checker._ground.attachment.attach = lambda breathe: 1 / 0
     assert card.checker.attach() is True  # to the kernel that it knows
     assert card.checker.status()["defects"] == ["ZeroDivisionError: division by zero"]
 
@@ -127,13 +127,13 @@ def test_more_pages_than_can_be_looked_at_are_not_passed_for_checked(card):
 
 
 def test_the_history_is_bounded_by_pages_as_well(card):
-    pages = PageSet(card.checker._kernel, np.array([A] + [A + 1] * ((1 << 14) - 1), dtype=np.int64))
+    pages = PageSet(card.checker._ground.kernel, np.array([A] + [A + 1] * ((1 << 14) - 1), dtype=np.int64))
     pages.read()
     facts, history = pages.facts(), History()
     for number in range(40):
         history.record(f"look {number}", facts)
     assert sum(len(facts.pfn) for _, facts in history._events) <= 1 << 17
-    assert history.of(card.checker._kernel, A)[-1][0] >= "look 32"
+    assert history.of(card.checker._ground.kernel, A)[-1][0] >= "look 32"
 
 
 def test_a_reset_during_attaching_makes_it_void():
@@ -221,7 +221,7 @@ def test_page_states_are_those_of_the_last_frame(card):
 def test_a_defect_is_reported_and_does_not_reach_the_device(card):
     card.guest.anon(A)
     batch = card.program(A)
-    card.checker._prepare = lambda batch: 1 / 0
+    card.checker._examiner.prepare = lambda batch: 1 / 0
     card.write(batch)
     card.write(batch)
     assert card.checker.status()["defects"] == ["ZeroDivisionError: division by zero"]

@@ -118,6 +118,6 @@ def test_a_knot_in_the_statistics_leaves_the_pins_unknown():
     def knot(*_):
         raise BtfError("nested without end")
 
-    card.checker._attachment.kernel.btf.find = knot
+    card.checker._ground.attachment.kernel.btf.find = knot
     assert card.checker.settle()["outstanding"] is None
     guest.close()

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from vcapdev.dma import Batch, Describe, Origin
 from vcapdev.dmacheck.breach import Breach
+from vcapdev.dmacheck.fetches import Suspicion
 from vcapdev.dmacheck.history import History
 from vcapdev.dmacheck.ledger import Record
 from vcapdev.dmacheck.look import BatchPages, Look
-from vcapdev.dmacheck.rules import NOT_DIRTIED, Rule
+from vcapdev.dmacheck.rules import FETCH_CHANGED, NOT_DIRTIED, Rule
 from vcapdev.dmacheck.verdict import Evidence, Sight, Target, Verdict, key_of
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE
@@ -133,6 +134,42 @@ class Court:
             evidence = Evidence(notes=[f"{length} bytes from {address:#x}: {why}"])
             pfn = address >> PAGE_SHIFT
             self._new(Verdict(rule, subject, pfn, address, self._origin(origin), None, evidence))
+
+    def device_verdict(self, rule: Rule, subject: str, batch: Batch) -> None:
+        """A breach that lies in the order of what the device did, whatever the pages are."""
+        if not len(batch.addr) or self._known(rule, subject, len(batch.addr)) is not None:
+            return
+        address, last = int(batch.addr[0]), int(batch.addr[-1]) + int(batch.length[-1]) - 1
+        size = int(batch.length.sum(dtype=np.int64))
+        evidence = Evidence(notes=[f"{size} bytes in {len(batch.addr)} pieces, the last to {last:#x}"])
+        origin = self._origin(int(batch.origin[0]))
+        pfn, count = address >> PAGE_SHIFT, len(batch.addr)
+        self._new(Verdict(rule, subject, pfn, address, origin, None, evidence, count, count))
+
+    def fetch_verdict(
+        self, kernel: Kernel, suspicion: Suspicion, origin: int, again: Callable[[], bool]
+    ) -> bool:
+        """A breach by a fetch. False when it is none once the vCPUs stand.
+
+        :param again: looks again.
+        """
+        rule = suspicion.rule
+        subject = f"fetch of instructions from {_article(suspicion.what)}"
+        if rule is FETCH_CHANGED:
+            subject = "instructions changed while they ran"
+        if self._known(rule, subject, 1) is not None:
+            return True
+        with self._pause() as stopped:
+            if (stopped and not self._running()) or not again():
+                return False
+            pages = PageSet(kernel, np.array([suspicion.address >> PAGE_SHIFT], dtype=np.int64))
+            pages.read()
+            evidence = self._evidence(kernel, pages.facts(), 0, stopped)
+            evidence.notes.insert(0, f"at {suspicion.address:#x}, {suspicion.what}")
+            said = None if origin < 0 else self._origin(origin)
+            pfn = suspicion.address >> PAGE_SHIFT
+            self._new(Verdict(rule, subject, pfn, suspicion.address, said, None, evidence))
+        return True
 
     def _known(self, rule: Rule, subject: str, pages: int) -> Verdict | None:
         verdict = self._by_key.get(key_of(rule, subject))

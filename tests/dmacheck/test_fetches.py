@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Protects the rules on what a device reads and when it writes: R1, R2 and R3 on fetches, V9 on writes."""
+
+import numpy as np
+import pytest
+from fakecard import cards
+from synthetic import ANON, DIRECT_MAP, PAGE
+
+from vcapdev.dma import Checkpoint, Program
+from vcapdev.dmacheck.fetches import Fetches
+
+card = cards()
+CODE, BUFFER = 2048, 2000
+NONE = np.zeros((0, 2), dtype=np.uint64)
+
+
+def announce(card, pages=4, number=7, code=b"", at=CODE * PAGE):
+    """A program of the card in these pages of driver memory."""
+    card.checker.program(Program(number, at, NONE, code or bytes(pages * PAGE)))
+
+
+def coherent(card, pages=4):
+    """An allocation of more than a page, as dma_alloc_coherent makes it: only the first page is counted."""
+    card.guest.page(CODE)
+    for pfn in range(CODE + 1, CODE + pages):
+        card.guest.page(pfn, refcount=0)
+
+
+def fetch(card, *pages, length=2048):
+    """Slices of the program, one from each of these pages."""
+    for pfn in pages:
+        card.checker.device_read(pfn * PAGE, length, 3)
+
+
+@pytest.fixture
+def program(card):
+    """A program of four pages that was fetched once."""
+    coherent(card)
+    announce(card)
+    fetch(card, *range(CODE, CODE + 4))
+    card.field()
+    assert card.rules == []
+    return card
+
+
+def test_r1_a_program_that_was_freed(program):
+    program.guest.free(CODE + 2)
+    fetch(program, CODE + 2)
+    assert program.rules == ["fetch-free"]
+    assert program.found[0].pfn == CODE + 2
+    assert "fetch of instructions from a free page" in program.found[0].key
+    assert program.found[0].origin.line == 3
+
+
+def test_r1_a_block_that_was_freed_shows_in_its_first_page_alone(program):
+    program.guest.free(CODE)
+    program.guest.field(CODE, 40, 2, 8)
+    fetch(program, CODE + 3)
+    assert program.rules == ["fetch-free"]
+    assert program.found[0].count == 4  # all pages of the program
+
+
+def test_r1_a_block_that_was_merged_with_its_neighbour(program):
+    program.guest.free(CODE, buddy=False)
+    program.guest.free(CODE - 1024)
+    program.guest.field(CODE - 1024, 40, 11, 8)
+    fetch(program, CODE + 1)
+    assert program.rules == ["fetch-free"]
+
+
+def test_r1_a_block_on_a_cpus_own_list_has_no_mark(program):
+    program.guest.free(CODE, buddy=False)
+    fetch(program, CODE + 1)
+    assert program.rules == ["fetch-free"]
+
+
+def test_r1_a_free_page_at_first_sight(card):
+    card.guest.free(CODE)
+    fetch(card, CODE)
+    assert card.rules == ["fetch-free"]
+
+
+def test_r1_a_program_behind_the_first_page_of_its_allocation(card):
+    coherent(card)
+    announce(card, pages=1, at=(CODE + 2) * PAGE)
+    for _ in range(3):
+        fetch(card, CODE + 2)
+        card.field()
+    assert card.rules == []
+    card.guest.free(CODE)
+    card.guest.field(CODE, 40, 2, 8)
+    fetch(card, CODE + 2)
+    assert card.rules == ["fetch-free"]
+
+
+def anon(guest, pfn):
+    guest.anon(pfn, pins=0)
+
+
+def pinned(guest, pfn):
+    guest.anon(pfn)
+
+
+def file(guest, pfn):
+    guest.page(pfn, "lru uptodate", mapping=0xFFFF888000123000, index=4, refcount=2, mapcount=0)
+
+
+def slab(guest, pfn):
+    if guest.style.top_byte_types:
+        guest.page(pfn, mapcount=0xF5000000 - (1 << 32), refcount=0)
+    else:
+        guest.page(pfn, "slab", mapping=0xFFFF888000123400)
+
+
+def table(guest, pfn):
+    value = 0xF2000000 if guest.style.top_byte_types else 0xFFFFFDFF
+    guest.page(pfn, mapcount=value - (1 << 32), mapping=0xFFFF888000123003)
+
+
+@pytest.mark.parametrize("become", [anon, pinned, file, slab, table])
+def test_r2_a_page_that_somebody_else_has_got(program, become):
+    become(program.guest, CODE + 3)
+    fetch(program, CODE)
+    assert program.rules == ["fetch-reused"]
+    assert program.found[0].pfn == CODE + 3
+    fetch(program, CODE)
+    program.field()
+    fetch(program, CODE)
+    assert program.found[0].count == 2
+
+
+def test_r2_a_users_page_without_a_pin_at_first_sight(card):
+    anon(card.guest, CODE)
+    fetch(card, CODE)
+    assert card.rules == ["fetch-reused"]
+
+
+def test_r2_another_users_page(card):
+    pinned(card.guest, CODE)
+    fetch(card, CODE)
+    card.field()
+    card.guest.anon(CODE, mapping=ANON + 0x1000)
+    fetch(card, CODE)
+    assert card.rules == ["fetch-reused"]
+
+
+def words(*values):
+    return b"".join(value.to_bytes(4, "little") for value in values)
+
+
+OLD = words(1, 2, 3, 4, 5, 6, 7, 8) * 64
+
+
+def run_to(card, offset):
+    """The device enters the program and gets so far without a jump."""
+    card.checker.device_read(CODE * PAGE, 64, 3)
+    card.checker.device_read(CODE * PAGE + 64, offset - 64, 4)
+
+
+def test_r3_instructions_changed_under_the_device(card):
+    coherent(card)
+    announce(card, code=OLD)
+    run_to(card, 512)
+    announce(card, number=8, code=OLD[512:1024].replace(words(5), words(9)), at=CODE * PAGE + 512)
+    assert card.rules == ["fetch-changed"]
+    assert card.found[0].address == CODE * PAGE + 512
+
+
+def test_r3_the_device_reads_the_changed_slice_twice(card):
+    coherent(card)
+    announce(card, code=OLD)
+    run_to(card, 512)
+    card.checker.device_read(CODE * PAGE + 512, 256, 5)
+    card.checker.device_read(CODE * PAGE + 512, 8, 5)
+    announce(card, number=8, code=words(9) * 8, at=CODE * PAGE + 512)
+    assert card.rules == ["fetch-changed"]
+
+
+def test_a_program_entered_amid_another_is_no_change(card):
+    coherent(card)
+    announce(card, code=OLD)
+    run_to(card, 512)
+    announce(card, number=8, code=OLD[512:], at=CODE * PAGE + 512)
+    assert card.rules == []
+
+
+def test_a_program_rebuilt_between_two_passes_is_no_change(card):
+    coherent(card)
+    announce(card, code=OLD)
+    run_to(card, len(OLD))
+    card.checker.device_read(0x9000, 8, 1)  # the driver's loop, from where it comes again
+    card.checker.gone(7)
+    card.checker.device_read(CODE * PAGE, 8, 1)
+    announce(card, number=8, code=OLD.replace(words(5), words(9)))
+    assert card.rules == []
+
+
+def test_a_program_behind_a_sync_in_the_same_memory_is_no_change(card):
+    coherent(card)
+    card.checker.device_read(CODE * PAGE, 8, 1)
+    card.checker.device_read(CODE * PAGE + 8, 64, 1)
+    announce(card, number=8, code=OLD, at=CODE * PAGE + 8)
+    assert card.rules == []
+
+
+def test_a_program_changed_after_a_stop_is_no_change(card):
+    coherent(card)
+    announce(card, code=OLD)
+    run_to(card, 512)
+    card.checker.checkpoint(Checkpoint.DMA_STOP)
+    announce(card, number=8, code=words(9) * 8, at=CODE * PAGE + 512)
+    assert card.rules == []
+
+
+def frozen(guest, pfn):
+    guest.page(pfn, refcount=0)
+
+
+@pytest.mark.parametrize("memory", [pinned, slab, frozen])
+def test_l11_l12_and_programs_in_other_memory_stay_silent(card, memory):
+    """A page without count or mark may be held in a way of its own, as since 6.14 slab's are."""
+    memory(card.guest, CODE)
+    announce(card, pages=1)
+    for _ in range(3):
+        fetch(card, CODE)
+        card.field()
+    assert card.rules == []
+
+
+def test_memory_given_to_another_program_of_the_driver(program):
+    program.checker.gone(7)
+    program.guest.page(CODE + 1)
+    program.guest.page(CODE + 2)
+    announce(program, number=8, pages=1, at=(CODE + 1) * PAGE)
+    fetch(program, CODE + 1)
+    assert program.rules == []
+
+
+def test_memory_in_another_role_after_a_stop(program):
+    program.checker.checkpoint(Checkpoint.DMA_STOP)
+    slab(program.guest, CODE)
+    program.checker.checkpoint(Checkpoint.DMA_START)
+    announce(program, number=8, pages=1)
+    fetch(program, CODE)
+    assert program.rules == []
+
+
+def test_a_fetch_that_raced_with_a_stop(program):
+    program.guest.free(CODE)
+    program.running = False
+    fetch(program, CODE)
+    assert program.rules == []
+    assert program.oddities["raced-with-stop"] >= 1
+
+
+def test_a_fetch_from_another_devices_memory(card):
+    fetch(card, card.guest.pages + 2)
+    assert card.rules == []
+
+
+def test_a_field_of_many_slices_is_looked_at_once(program, monkeypatch):
+    looks = []
+    real = Fetches.look
+    monkeypatch.setattr(Fetches, "look", lambda *args: (looks.append(args), real(*args))[1])
+    for _ in range(5):
+        fetch(program, *range(CODE, CODE + 4), length=PAGE)
+    assert len(looks) == 1
+    program.field()
+    fetch(program, CODE + 1)
+    assert len(looks) == 2
+
+
+def test_programs_without_end_are_bounded(card):
+    coherent(card)
+    for number in range(10_000):
+        announce(card, pages=1, number=number, at=(CODE + number % 900) * PAGE)
+        fetch(card, CODE + number % 900)
+    assert len(card.checker._ground.fetches._programs) <= 4096
+    assert card.checker.status()["defects"] == []
+
+
+def test_v9_a_write_after_a_stop(card):
+    card.guest.anon(BUFFER)
+    batch = card.program(BUFFER)
+    card.write(batch)
+    card.checker.checkpoint(Checkpoint.DMA_STOP)
+    card.write(batch)
+    card.write(batch)
+    assert card.rules == ["dma-off"]
+    verdict = card.found[0]
+    assert (verdict.pfn, verdict.address, verdict.count) == (BUFFER, BUFFER * PAGE, 2)
+    assert verdict.origin.line == 0
+
+
+def test_v9_a_stop_and_a_new_start(card):
+    card.guest.anon(BUFFER)
+    batch = card.program(BUFFER)
+    for what in (Checkpoint.DMA_STOP, Checkpoint.DMA_START):
+        card.checker.checkpoint(what)
+    card.write(batch)
+    assert card.rules == []
+
+
+def test_v9_where_nothing_was_told_of_dma(card):
+    """A device that announces no switching of DMA is not held to it."""
+    other = type(card)(card.guest, start=False)
+    other.checker.attach()
+    card.guest.anon(BUFFER)
+    other.write(other.program(BUFFER))
+    assert other.rules == []
+
+
+def test_a_tail_that_leads_nowhere_is_no_crash(card):
+    card.guest.page(CODE, refcount=0, link=DIRECT_MAP + 1)
+    fetch(card, CODE)
+    assert card.rules == []

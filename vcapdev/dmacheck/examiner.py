@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Looking at what the device does to memory, and handing over to the court what is certainly bad."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+
+import numpy as np
+
+from vcapdev.dma import Batch, Program
+from vcapdev.dmacheck.audit import Audit
+from vcapdev.dmacheck.court import Case, Court
+from vcapdev.dmacheck.fetches import Suspicion
+from vcapdev.dmacheck.ground import Ground
+from vcapdev.dmacheck.ledger import Record, pages_of, too_many
+from vcapdev.dmacheck.look import BatchPages, Look, weigh
+from vcapdev.dmacheck.rules import DMA_OFF, PAGE_RULES, RECYCLED, USER, Codes
+from vcapdev.guestmm.kernel import Kernel
+from vcapdev.guestmm.pages import PageSet
+
+
+class Examiner:
+    """Makes batches ready for looks, looks, and accuses.
+
+    :param key: under which a batch keeps its pages.
+    :param pause: stops the vCPUs, for the audit.
+    :ivar counts: batches by what became of them.
+    """
+
+    def __init__(
+        self, key: object, ground: Ground, court: Court, pause: Callable[[], AbstractContextManager[bool]]
+    ) -> None:
+        self._key, self._ground, self._court, self._pause = key, ground, court, pause
+        self.counts: Counter[str] = Counter()
+        self.sentence: Codes | None = None  # of the last judgement, None: nothing was found
+        self.unjudged = False  # whether the last one was put off: it cannot be audited
+
+    # Making ready.
+
+    def pages_of(self, batch: Batch) -> BatchPages | None:
+        """The pages of a batch, made ready for looks in this field; None when no kernel is attached."""
+        ground = self._ground
+        if not ground.ready():
+            return None
+        ground.guard(lambda: self.prepare(batch))
+        pages: BatchPages | None = batch.cache.get(self._key)
+        if pages is None or pages.epoch is not ground.epoch:
+            return None
+        pages.field = ground.fields
+        ground.recent.add(pages)
+        return pages
+
+    def prepare(self, batch: Batch) -> None:
+        """Find the pages of a batch, and learn its program if need be."""
+        ground, setting = self._ground, self._ground.attachment.setting
+        if ground.kernel is None or setting is None:
+            return
+        record = ground.books.of(batch)
+        if not record.learned:
+            self.learn(record)
+        pages: BatchPages | None = batch.cache.get(self._key)
+        if pages is not None and pages.epoch is ground.epoch and pages.record is record:
+            return
+        chosen = self._pages_written(batch, record, ground.kernel)
+        ground.seen[chosen.pfns[: np.searchsorted(chosen.pfns, len(ground.seen))]] = True
+        size = int(batch.length.sum(dtype=np.int64))
+        pages = BatchPages(ground.epoch, ground.kernel, setting, record, chosen, size)
+        pages.partial = too_many(batch.addr, batch.length.astype(np.uint64))
+        batch.cache[self._key] = pages
+
+    def _pages_written(self, batch: Batch, record: Record, kernel: Kernel) -> PageSet:
+        """A batch's pages; where it is all that its program writes, they were looked at to learn that."""
+        if record.pages is not None and record.writes_just(batch.addr, batch.length):
+            return record.pages
+        return PageSet(kernel, pages_of(batch.addr, batch.length.astype(np.uint64)))
+
+    def learn(self, record: Record) -> None:
+        """Look at the pages of a program for the first time."""
+        ground, setting = self._ground, self._ground.attachment.setting
+        if ground.kernel is None or setting is None or ground.pins is None:
+            return
+        facts = record.learn(ground.sets.of(ground.kernel, record.pfns), setting)
+        if record.kind == USER:
+            ground.pins.admit(facts, record)
+        contract = ground.contract
+        if contract is not None:
+            ground.guard(lambda: contract.learn(record))
+
+    # Looking.
+
+    def before(self, pages: BatchPages) -> None:
+        """The look before the bytes move."""
+        look = pages.look()
+        if look is None:
+            return
+        self._note(pages.record, look, f"field {self._ground.fields} before")
+        if look.moved:
+            self._ground.follow_map()
+        elif look.bad:
+            pages.before = look
+
+    def after(self, batch: Batch, pages: BatchPages) -> None:
+        """The look after the bytes have moved; whatever is bad is judged here."""
+        ground = self._ground
+        look = pages.look()
+        if look is not None:
+            self._note(pages.record, look, f"field {ground.fields} after")
+            if look.moved:
+                self.unjudged = True
+                ground.follow_map()
+                return
+            if look.unsure:
+                self.unjudged = True
+                self.counts["unchecked"] += 1
+        before, after = pages.before, look
+        pages.before = None
+        if (before is not None or (after is not None and after.bad)) and ground.kernel is not None:
+            self._accuse(batch, pages, before, after)
+
+    def _note(self, record: Record, look: Look, when: str) -> None:
+        self.counts["thorough"] += 1
+        ground = self._ground
+        if ground.kernel is None or not len(look.changed):
+            return
+        all_changed = len(look.changed) == len(look.facts.pfn)
+        facts = look.facts if all_changed else look.facts.take(look.changed)
+        if ground.pins is not None and not record.known.all():  # pinned only after it was announced
+            ground.pins.admit(facts, record)
+        ground.history.record(when, facts)
+        ground.oddities.observe(ground.kernel, facts)
+
+    # Accusing.
+
+    def _accuse(self, batch: Batch, pages: BatchPages, before: Look | None, after: Look | None) -> None:
+        """Decide which pages are certainly bad, rule out a stop that came meanwhile, and hand them over."""
+        ground = self._ground
+        codes, passing = weigh(before, after, pages.count)
+        self._excuse_renewed(codes, pages)
+        guilty = np.flatnonzero(codes)
+        ground.oddities.add("passing", passing)
+        if not len(guilty) or ground.kernel is None:
+            return
+        if not self._goes_on():
+            self.unjudged = True
+            ground.oddities.add("raced-with-stop", len(guilty))
+            return
+        self.sentence = codes
+        case = Case(ground.kernel, batch, pages, before, after, f"field {ground.fields}")
+        with ground.judgement():
+            for code in np.unique(codes[guilty]).tolist():
+                rows = guilty[codes[guilty] == code]
+                if not self._court.page_verdict(PAGE_RULES[code - 1], case, rows):
+                    ground.oddities.add("raced-with-stop", len(rows))
+
+    def _goes_on(self) -> bool:
+        """Whether DMA was not stopped, and the ground is the same, once pending messages are handled."""
+        epoch = self._ground.epoch
+        return self._ground.still_running() and self._ground.epoch is epoch
+
+    def hold_to_contract(self, batch: Batch, pages: BatchPages) -> None:
+        """What the media framework has to say; nothing of it is pronounced before it is confirmed."""
+        ground = self._ground
+        contract, kernel = ground.contract, ground.kernel
+        breaches = contract.after(batch, pages, ground.fields) if contract is not None else []
+        if not breaches or contract is None or kernel is None or ground.judging:
+            return
+        if not self._goes_on() or pages.facts is None:
+            ground.oddities.add("raced-with-stop", sum(len(breach.rows) for breach in breaches))
+            return
+        none = np.zeros(0, dtype=np.intp)
+        look = Look(pages.facts, np.zeros(pages.count, dtype=np.uint8), none)
+        case = Case(kernel, batch, pages, None, look, f"field {ground.fields}")
+        with ground.judgement():
+            for breach in breaches:
+                confirm = partial(contract.confirm, breach, batch, pages)
+                if not self._court.contract_verdict(breach, case, confirm):
+                    ground.oddities.add("passing", len(breach.rows))
+
+    def judge_again(self, audit: Audit, pages: BatchPages) -> None:
+        """Of the sample: with the vCPUs stopped, once pending register writes are handled."""
+        ground = self._ground
+        kernel, setting, epoch = ground.kernel, ground.attachment.setting, ground.epoch
+        if kernel is None or setting is None or ground.judging:
+            return
+        with ground.judgement():
+            audit.again(
+                kernel, setting, pages, self.sentence, self._pause,
+                lambda: ground.still_running() and ground.epoch is epoch,
+            )  # fmt: skip
+
+    def _excuse_renewed(self, codes: Codes, pages: BatchPages) -> None:
+        """A small buffer may be released and pinned again as the same pages, between two of our looks."""
+        recycled = codes == 1 + PAGE_RULES.index(RECYCLED)
+        kernel = self._ground.kernel
+        if recycled.any() and kernel is not None and pages.record.renewed(kernel):
+            codes[recycled] = 0
+            pages.record.forget(kind=False)
+            self._ground.oddities.add("pinned-again")
+
+    # What is certain by the order of things.
+
+    def wrote_while_off(self, batch: Batch) -> None:
+        """A write although DMA is off (V9): no page has to be looked at."""
+        if not self._ground.judging:
+            with self._ground.judgement():
+                self._court.device_verdict(DMA_OFF, "DMA write after a stop", batch)
+
+    # Fetching.
+
+    def announced(self, program: Program) -> None:
+        """A program was decoded: it may be another one than the device is amid of."""
+        fetches = self._ground.fetches
+        suspicion = fetches.program(program) if fetches is not None else None
+        if suspicion is not None:
+            self._pronounce(suspicion, -1, lambda: True)
+
+    def fetched(self, addr: int, length: int, origin: int) -> None:
+        """Look at the pages of a fetch."""
+        ground = self._ground
+        fetches = ground.fetches
+        if fetches is None or ground.running is False or ground.judging or not ground.ready():
+            return
+        for suspicion in fetches.look(addr, length):
+            self._pronounce(suspicion, origin, lambda: bool(fetches.look(addr, length)))
+
+    def _pronounce(self, suspicion: Suspicion, origin: int, again: Callable[[], bool]) -> None:
+        ground = self._ground
+        if ground.kernel is None or ground.judging:
+            return
+        if not self._goes_on():
+            ground.oddities.add("raced-with-stop")
+            return
+        with ground.judgement():
+            if not self._court.fetch_verdict(ground.kernel, suspicion, origin, again):
+                ground.oddities.add("passing")
