@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from aptrepo import Repository, Server
+from aptrepo import Repository, Server, make_recipe
+from made_kernel import RELEASE, Made, made_guest
 from openpgp import KEY
 
 from vcapdev.image.cache import Cache
+from vcapdev.image.recipe import Recipe
 
 
 @pytest.fixture
@@ -66,3 +68,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cache]:
     cache = Cache()
     yield cache
     cache.release()
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    """A recipe of the made-up kernel."""
+    return make_recipe(f"suites: [bookworm]\nkernel: linux-image-{RELEASE}\n")
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Made:
+    """The guest with the made-up kernel."""
+    return made_guest(tmp_path)

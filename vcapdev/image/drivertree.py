@@ -96,7 +96,7 @@ class DriverTree:
             (patched / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.source / file, patched / file)
         apply_diff(change.diff, patched, self.kernel.release)
-        return {file: change.texts.get(file) or (patched / file).read_bytes() for file in files}
+        return {file: (patched / file).read_bytes() for file in files} | dict(change.texts)
 
     def _make(self, build: Path, label: str, progress: Progress, jobs: int | None) -> None:
         run_make(self.toolchain, self.kernel.release, build, label, progress, jobs)
