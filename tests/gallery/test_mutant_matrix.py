@@ -71,15 +71,19 @@ def test_a_mutant_that_a_kernel_cannot_have_is_counted_apart() -> None:
     rows = [
         played(verdicts=[verdict("not-pinned")]),
         played(),
-        matrix.absent(MUTANT, "trixie-6.12", "no videobuf"),
+        matrix.unplayed(MUTANT, "trixie-6.12", matrix.NOT_HERE, "no videobuf"),
     ]
     counts = matrix.totals(rows)
     assert (counts["played"], counts[matrix.RULE], counts[matrix.ESCAPED]) == (2, 1, 1)
     assert rows[2].good
+    assert not matrix.unplayed(MUTANT, "trixie-6.12", matrix.NOT_BUILT, "error: x").good
 
 
 def test_the_written_forms_hold_every_mutant_and_the_sums() -> None:
-    rows = [played(verdicts=[verdict("not-pinned")]), matrix.absent(MUTANT, "k", "no videobuf")]
+    rows = [
+        played(verdicts=[verdict("not-pinned")]),
+        matrix.unplayed(MUTANT, "k", matrix.NOT_HERE, "no videobuf"),
+    ]
     about = {"kernel": "bookworm-6.1", "release": "6.1.0"}
     data = json.loads(matrix.to_json(rows, about))
     assert data["totals"]["played"] == 1

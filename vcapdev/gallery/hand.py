@@ -6,7 +6,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import fields
-from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any
 
@@ -53,13 +52,6 @@ def scene_of(mutant: Mutant, *, modules: str | None = None) -> Scene:
         unload=True,
         ruins=mutant.ruins,
     )
-
-
-def why_not(mutant: Mutant, kernel: str) -> str | None:
-    """Why a mutant is not for a kernel (recipe), by its description alone; None when it may be."""
-    if any(fnmatchcase(kernel, glob) for glob in mutant.kernels):
-        return None
-    return f"it is for {', '.join(mutant.kernels)}"
 
 
 def _program(mutant: Mutant) -> tuple[str, ...]:

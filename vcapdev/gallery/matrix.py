@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 
 # Where a mutant was caught.
 RULE, OTHER_RULE, GUEST, CONTENT, PROGRAM = "rule", "another rule", "guest", "frames", "program"
-ESCAPED, NOT_HERE = "escaped", "not here"
+ESCAPED, NOT_BUILT, NOT_HERE = "escaped", "not built", "not here"
 MEANING = {
     RULE: "by the rule that had to fire",
     OTHER_RULE: "by another rule of the checker",
@@ -27,8 +27,10 @@ MEANING = {
     CONTENT: "by the comparison of frames",
     PROGRAM: "by a program that could not capture",
     ESCAPED: "not at all",
+    NOT_BUILT: "not played: it does not fit or compile",
     NOT_HERE: "not played: this kernel has no such driver, or no such state",
 }
+UNPLAYED = (NOT_HERE, NOT_BUILT)
 _FIRST_LINE = 88
 
 Json = dict[str, Any]
@@ -90,9 +92,9 @@ def judge(mutant: Mutant, outcome: Outcome) -> Row:
     )
 
 
-def absent(mutant: Mutant, kernel: str, why: str) -> Row:
-    """The row of a mutant that this kernel cannot have."""
-    return Row(mutant.name, mutant.title, kernel, mutant.rule, NOT_HERE, note=why)
+def unplayed(mutant: Mutant, kernel: str, how: str, why: str) -> Row:
+    """The row of a mutant that this kernel cannot have (NOT_HERE), or that could not be built (NOT_BUILT)."""
+    return Row(mutant.name, mutant.title, kernel, mutant.rule, how, note=why)
 
 
 def _caught(by_rule: bool, outcome: Outcome, rule: str) -> str:
@@ -138,7 +140,10 @@ def _remarks(row: Row) -> Iterator[str]:
 def totals(rows: Sequence[Row]) -> dict[str, int]:
     """How many were caught where, and how many there are."""
     counts = Counter(row.caught for row in rows)
-    return {"played": len(rows) - counts[NOT_HERE], **{name: counts[name] for name in MEANING}}
+    return {
+        "played": len(rows) - counts[NOT_HERE] - counts[NOT_BUILT],
+        **{name: counts[name] for name in MEANING},
+    }
 
 
 def to_json(rows: Sequence[Row], about: Json) -> str:
@@ -157,16 +162,16 @@ def markdown(rows: Sequence[Row], about: Json) -> str:
     """A table for docs/mutants.md."""
     counts = totals(rows)
     lines = [f"## {about.get('kernel', '')}: {about.get('release', '')}", ""]
-    sums = [f"{counts[name]} {MEANING[name]}" for name in MEANING if counts[name] and name != NOT_HERE]
+    sums = [f"{counts[name]} {MEANING[name]}" for name in MEANING if counts[name] and name not in UNPLAYED]
     lines += [f"{counts['played']} mutants were played, caught: {'; '.join(sums)}.", ""]
     lines += ["| mutant | what it does | rule | fired | blamed | caught by |", "|---|---|---|---|---|---|"]
     for row in rows:
-        if row.caught != NOT_HERE:
+        if row.caught not in UNPLAYED:
             cells = [f"`{row.mutant}`", row.title, row.rule, ", ".join(row.rules), row.blame, row.caught]
             if row.wrong:
                 cells[4] += f" (**wrong**: {row.wrong})"
             lines.append("| " + " | ".join(cells) + " |")
-    left = [row for row in rows if row.caught == NOT_HERE]
+    left = [row for row in rows if row.caught in UNPLAYED]
     if left:
         lines += ["", "Not played here:", *(f"- `{row.mutant}`: {row.note}" for row in left)]
     return "\n".join(lines) + "\n"

@@ -12,11 +12,11 @@ from typing import Any
 
 from vcapdev.errors import ExitStatus, SetupError, UsageError
 from vcapdev.gallery import matrix
-from vcapdev.gallery.hand import scene_of, why_not
+from vcapdev.gallery.hand import scene_of
 from vcapdev.gallery.mutant_options import MutantOptions
 from vcapdev.gallery.scene import Machine, Scene
 from vcapdev.gallery.stage import Stage
-from vcapdev.image.kbuild import build_mutant
+from vcapdev.image.kbuild import Builder, check_kernel_has, mutant_change
 from vcapdev.image.mutants import Mutant, mutants
 from vcapdev.image.recipe import load_recipe
 from vcapdev.progress import Progress
@@ -33,7 +33,7 @@ class Cast:
 
     playing: list[tuple[Mutant, Scene]] = field(default_factory=list)
     modules: dict[str, Files] = field(default_factory=dict)
-    absent: list[matrix.Row] = field(default_factory=list)
+    left: list[matrix.Row] = field(default_factory=list)
 
 
 def run(options: MutantOptions) -> ExitStatus:
@@ -41,6 +41,10 @@ def run(options: MutantOptions) -> ExitStatus:
 
     :raise VcapdevError: no such kernel or mutant, or packages, compiler or guest are not to be had.
     """
+    if options.kind == "machine":
+        from vcapdev.gallery import machines
+
+        return machines.run(options)
     screen = Screen()
     run_options = RunOptions(kernel=options.kernel, qemu=options.qemu, accel=options.accel)
     with screen.stage("prepare") as stage:
@@ -50,7 +54,7 @@ def run(options: MutantOptions) -> ExitStatus:
         cast = assemble(chosen(options.only), run_options, prepared, screen.progress)
         stage.note = f"{len(cast.playing)} altered drivers for Linux {prepared.guest.release}"
     with screen.stage("play") as stage:
-        rows = sorted([*play(cast, run_options, prepared, screen), *cast.absent], key=lambda row: row.mutant)
+        rows = sorted([*play(cast, run_options, prepared, screen), *cast.left], key=lambda row: row.mutant)
         stage.note = ", ".join(f"{count} {name}" for name, count in matrix.totals(rows).items() if count)
     finish(rows, run_options, prepared, options.report)
     return ExitStatus.CLEAN if all(row.good for row in rows) else ExitStatus.FINDINGS
@@ -70,19 +74,26 @@ def chosen(only: Sequence[str], directory: Path | None = None) -> list[Mutant]:
 
 
 def assemble(wanted: Sequence[Mutant], options: RunOptions, prepared: Prepared, progress: Progress) -> Cast:
-    """Build what this kernel can have."""
+    """Build what this kernel can have; what does not build although it should is told as a row of its own."""
     recipe, cast = load_recipe(options.kernel), Cast()
+    builder = Builder(recipe, prepared.guest, progress)
+    fitting: dict[str, Mutant] = {}
     for mutant in wanted:
-        reason = why_not(mutant, options.kernel)
-        if reason is None:
-            try:
-                cast.modules[mutant.name] = build_mutant(recipe, prepared.guest, mutant.name, progress)
-            except UsageError as error:  # it alters what this kernel has not, or has in another form
-                reason = str(error)
-        if reason is None:
-            cast.playing.append((mutant, scene_of(mutant)))
+        try:
+            change = mutant_change(mutant, recipe)
+            check_kernel_has(prepared.guest, change)
+        except UsageError as error:
+            cast.left.append(matrix.unplayed(mutant, options.kernel, matrix.NOT_HERE, str(error)))
         else:
-            cast.absent.append(matrix.absent(mutant, options.kernel, reason))
+            fitting[mutant.name] = mutant
+    changes = [mutant_change(mutant, recipe) for mutant in fitting.values()]
+    for built in builder.build_all(changes):
+        mutant = fitting[built.change.name]
+        if built.error:
+            cast.left.append(matrix.unplayed(mutant, options.kernel, matrix.NOT_BUILT, built.error))
+        else:
+            cast.modules[mutant.name] = built.modules
+            cast.playing.append((mutant, scene_of(mutant)))
     return cast
 
 
