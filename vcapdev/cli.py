@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from vcapdev import __version__
 from vcapdev.errors import ExitStatus, VcapdevError
-from vcapdev.gallery import lookalike_options, mutant_options
+from vcapdev.gallery import answer_options, lookalike_options, mutant_options
 from vcapdev.run import options as run_options
 from vcapdev.serve import options as serve_options
 
@@ -99,6 +99,8 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("what", choices=("boards", "recipes", "mutants"))
     scenes = command("lookalikes", _lookalikes, "play legitimate scenes: the checker must stay silent")
     lookalike_options.add_arguments(scenes)
+    question = command("answer", _answer, "is get_user_pages() enough? play the matrix, write the answer")
+    answer_options.add_arguments(question)
     command("version", _version, "the version of vcapdev")
     return top
 
@@ -179,6 +181,12 @@ def _lookalikes(args: argparse.Namespace) -> int:
     from vcapdev.gallery.lookalikes import from_arguments, lookalikes
 
     return lookalikes(from_arguments(args))
+
+
+def _answer(args: argparse.Namespace) -> int:
+    from vcapdev.gallery.answer import answer
+
+    return answer(answer_options.from_arguments(args))
 
 
 def _version(_args: argparse.Namespace) -> int:

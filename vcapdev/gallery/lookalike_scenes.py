@@ -46,6 +46,18 @@ def all_lookalikes() -> tuple[Lookalike, ...]:
     return load(_TABLE)
 
 
+def shared_blocks() -> Mapping[str, Json]:
+    """The blocks of setup and teardown, by name.
+
+    :raise UsageError: the table cannot be read.
+    """
+    try:
+        blocks: Mapping[str, Json] = next(iter(yaml.safe_load_all(_TABLE.read_text(encoding="utf-8"))))
+    except (OSError, yaml.YAMLError, StopIteration) as error:
+        raise UsageError(f"{_TABLE.name}: {error}") from error
+    return blocks
+
+
 def load(path: Path) -> tuple[Lookalike, ...]:
     """Read a table.
 
