@@ -114,6 +114,9 @@ FLAGS_612 += (
 )
 
 
+HUGETLB = {"PGTY_hugetlb": 0xF4}  # include/linux/page-flags.h, 6.12
+
+
 @dataclass(frozen=True)
 class Style:
     """How a kernel lays out struct page: enough variation to stand for the four generations."""
@@ -127,6 +130,11 @@ class Style:
     mask_tails: bool = False
     kallsyms: bool = True
     swapcache: str = "owner_priv_1"
+
+    @property
+    def hugetlb_type(self) -> int:
+        """What a hugetlb page has in the place of its map count."""
+        return (HUGETLB["PGTY_hugetlb"] << 24) - (1 << 32) if self.top_byte_types else -1
 
 
 STYLES = {
@@ -296,7 +304,7 @@ class SyntheticGuest:
             "node_stat_item", {"NR_WRITTEN": 34, "NR_FOLL_PIN_ACQUIRED": 35, "NR_FOLL_PIN_RELEASED": 36}
         )
         if style.top_byte_types:
-            builder.enum("pagetype", {"PGTY_buddy": 0xF0, "PGTY_table": 0xF2, "PGTY_slab": 0xF5})
+            builder.enum("pagetype", {"PGTY_buddy": 0xF0, "PGTY_table": 0xF2, **HUGETLB, "PGTY_slab": 0xF5})
         builder.compound("per_cpu_nodestat", 64, [("vm_node_stat_diff", builder.array(sint, 16), 0)])
         zone = builder.compound("zone", 64, [("zone_start_pfn", ulong, 0), ("spanned_pages", ulong, 8)])
         members = [("per_cpu_nodestats", void, 0), ("node_zones", builder.array(zone, 5), 8)]
@@ -411,6 +419,15 @@ class SyntheticGuest:
         else:
             self.field(first + 1, 0, order, 1)
         self.field(first + self.style.pin_row, self.style.pin_offset, pins)
+
+    def hugetlb(self, first: int, *, pins: int, anon: bool = True, references: int = 1) -> None:
+        """A page of hugetlbfs: on no LRU list, and with a page type of its own since 6.9."""
+        self.compound(first, 9, pins=pins)
+        mapping, index = (ANON, 0x7F0000000) if anon else (0, 0)
+        kind = self.style.hugetlb_type
+        self.page(
+            first, "uptodate head", refcount=references + pins, mapcount=kind, mapping=mapping, index=index
+        )
 
     def pin_counters(self, acquired: int, released: int, *, unfolded: int = 0) -> None:
         """Set nr_foll_pin_acquired and _released; ``unfolded`` of the former lie in the CPU's own share."""

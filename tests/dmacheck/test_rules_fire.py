@@ -51,6 +51,19 @@ def test_v1_one_look_is_enough(card, buffer):
     assert card.found[-1].count == 2
 
 
+def test_v1_and_v3_a_hugetlb_page_is_a_user_page_like_others(card):
+    card.guest.hugetlb(1024, pins=2)
+    batch = card.program(1024, 1300)
+    card.write(batch)
+    assert card.rules == []
+    card.guest.hugetlb(1024, pins=0)
+    card.write(batch)
+    assert card.rules == ["not-pinned"]
+    card.guest.hugetlb(1024, pins=0, references=0)  # back in the pool
+    card.write(batch)
+    assert card.rules == ["not-pinned", "free-page"]
+
+
 def test_v1_a_free_compound_page(card):
     card.guest.compound(1024, 4, pins=16)
     batch = card.program(1024, 1030)

@@ -99,12 +99,12 @@ def test_l8_huge_pages(card):
     hold(card, pinned(64), pinned(65), pinned(1), pfns=(1024, 1030, 1500))
 
 
-def test_l9_hugetlb(card):
-    def state():
-        card.guest.compound(1024, 9, pins=2, anon=False)
-        card.guest.page(1024, "uptodate head", refcount=3, mapcount=-1)
+@pytest.mark.parametrize("anon", [True, False])
+def test_l9_hugetlb(card, anon):
+    def pinned(count):
+        return lambda: card.guest.hugetlb(1024, pins=count, anon=anon)
 
-    hold(card, state, pfns=(1024, 1300))
+    hold(card, pinned(2), pinned(3), pinned(1), pfns=(1024, 1300))
 
 
 def test_l10_mmap_buffers_pinned_by_videobuf(card):

@@ -209,9 +209,23 @@ class PageSet:
             mapping=state[:, layout.mapping // 8].copy(),
             index=state[:, layout.index // 8].copy(),
             refcount=refcount,
-            mapcount=_int32(state, layout.mapcount),
+            mapcount=self._map_counts(state, large),
             pins=pins,
         )
+
+    def _map_counts(self, state: Rows, large: Bools) -> NDArray[np.int32]:
+        """As the kernel stores them, but for hugetlb pages: they are a user's, in spite of their page type.
+
+        They carry one since Linux 6.9 (commit d99e3140a4d3); before, there is -1 in the place of the count.
+        """
+        counts = _int32(state, self._kernel.layout.mapcount)
+        types = self._kernel.types
+        hugetlb = types.values.get("hugetlb")
+        if hugetlb is None or not large.any():
+            return counts
+        mask = np.uint32(0xFF000000 if types.top_byte else 0xFFFFFFFF)
+        typed = large & (counts.view(np.uint32) & mask == np.uint32(hugetlb))
+        return np.where(typed, np.int32(-1), counts)
 
 
 def _words_of(kernel: Kernel) -> tuple[NDArray[np.uint64], NDArray[np.intp], NDArray[np.intp]]:
