@@ -277,7 +277,7 @@ static void capture_buffers(void)
 
 	if (error)
 		not_offered("VIDIOC_REQBUFS of this way", error);
-	if (card.io != IO_USERPTR)
+	if (card.io != IO_USERPTR || scene.pool < card.buffers) /* a driver may insist on more than were asked for */
 		scene.pool = card.buffers;
 	make_buffers();
 	if (scene.export)

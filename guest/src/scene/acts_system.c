@@ -15,7 +15,7 @@
 
 #define KSM "/sys/kernel/mm/ksm/"
 
-enum { KSM_PATIENCE_MS = 20000, TWINS = 64 /* pages */ };
+enum { KSM_PATIENCE_MS = 20000, SWAP_PATIENCE_MS = 90000, TWINS = 64 /* pages */ };
 
 int write_text(const char *path, const char *text)
 {
@@ -66,6 +66,35 @@ static int act_clear_refs(struct buffer *b, const char *argument)
 {
 	(void)b;
 	return write_text("/proc/self/clear_refs", argument ? argument : "4");
+}
+
+static unsigned long swapped_out(void)
+{
+	FILE *file = fopen("/proc/vmstat", "re");
+	char line[128];
+	unsigned long value = 0;
+
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, "pswpout %lu", &value) == 1)
+			break;
+	if (file)
+		fclose(file);
+	return value;
+}
+
+/* Waits until somebody's want of memory has driven so many pages to swap. */
+static int act_wait_swap(struct buffer *b, const char *argument)
+{
+	unsigned long until = swapped_out() + (argument ? strtoul(argument, NULL, 10) : 1000);
+	int64_t end = now_ms() + SWAP_PATIENCE_MS;
+
+	(void)b;
+	while (swapped_out() < until) {
+		if (now_ms() > end)
+			return ETIME;
+		usleep(20000);
+	}
+	return 0;
 }
 
 /* The device of the first line of /proc/swaps that names one. */
@@ -242,6 +271,6 @@ const struct act system_acts[] = {
 	{ "ksm", act_ksm },		{ "unmerge", act_unmerge },
 	{ "hog", act_hog },		{ "write-direct", act_write_direct },
 	{ "reclaim", act_reclaim },	{ "leave-cgroup", act_leave_cgroup },
-	{ "sleep", act_sleep },
+	{ "sleep", act_sleep },		{ "wait-swap", act_wait_swap },
 	{ NULL, NULL },
 };

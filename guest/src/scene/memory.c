@@ -150,12 +150,22 @@ static void make_pfns(struct buffer *b)
 		fail("no memory for a list of pages");
 }
 
+/* Every other page first, then the rest: neighbours do not lie side by side in physical memory. */
+static void scatter(struct buffer *b)
+{
+	for (size_t odd = 0; odd < 2; odd++)
+		for (size_t at = odd * PAGE_BYTES; at < b->map_size; at += 2 * PAGE_BYTES)
+			*(volatile uint8_t *)(b->map + at) = FILL;
+}
+
 static void make_alone(struct buffer *b)
 {
 	b->map_size = round_up(card.image_size + b->shift, is_huge() ? HUGE_BYTES : PAGE_BYTES);
 	open_file(b);
 	b->map = map_or_end(b);
 	b->data = b->map + b->shift;
+	if (scene.scatter)
+		scatter(b);
 	make_pfns(b);
 }
 

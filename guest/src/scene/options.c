@@ -23,6 +23,7 @@ static const char usage[] =
 	"  --pool P            buffers that take turns, userptr only (as many as --buffers)\n"
 	"  --offset BYTES      begin buffers that far behind a page's start (0)\n"
 	"  --packed            buffers one behind the other, without a gap\n"
+	"  --scatter           touch every other page first, so that neighbours are apart in physical memory\n"
 	"  --untouched         do not write to buffers before they are queued\n"
 	"  --export            read mmap buffers through a DMABUF of theirs\n"
 	"  --cgroup DIR        enter this control group first\n"
@@ -122,7 +123,7 @@ static void moment(struct scene *s, const char *text)
 }
 
 enum { DEVICE = 1, IO, MEMORY, PATH, SIZE, NORM, FORMAT, FIELD, EXPECT, FRAMES, BUFFERS, POOL, OFFSET, PACKED,
-       UNTOUCHED, EXPORT, CGROUP, DO, AT, FROM, TIMES, WATCH, TIMEOUT };
+       SCATTER, UNTOUCHED, EXPORT, CGROUP, DO, AT, FROM, TIMES, WATCH, TIMEOUT };
 
 static const struct option names[] = {
 	{ "device", 1, NULL, DEVICE },	 { "io", 1, NULL, IO },		 { "memory", 1, NULL, MEMORY },
@@ -130,6 +131,7 @@ static const struct option names[] = {
 	{ "format", 1, NULL, FORMAT },	 { "field", 1, NULL, FIELD },	 { "expect", 1, NULL, EXPECT },
 	{ "frames", 1, NULL, FRAMES },	 { "buffers", 1, NULL, BUFFERS }, { "pool", 1, NULL, POOL },
 	{ "offset", 1, NULL, OFFSET },	 { "packed", 0, NULL, PACKED },	 { "untouched", 0, NULL, UNTOUCHED },
+	{ "scatter", 0, NULL, SCATTER },
 	{ "export", 0, NULL, EXPORT },	 { "cgroup", 1, NULL, CGROUP },	 { "do", 1, NULL, DO },
 	{ "at", 1, NULL, AT },		 { "from", 1, NULL, FROM },	 { "times", 1, NULL, TIMES },
 	{ "watch", 1, NULL, WATCH },	 { "timeout-ms", 1, NULL, TIMEOUT }, { NULL, 0, NULL, 0 },
@@ -193,6 +195,7 @@ void parse_scene(struct scene *s, int argc, char **argv)
 		case POOL: s->pool = number("pool", optarg, 1, MOST_BUFFERS); break;
 		case OFFSET: o->offset = number("offset", optarg, 0, 4095); break;
 		case PACKED: s->packed = 1; break;
+		case SCATTER: s->scatter = 1; break;
 		case UNTOUCHED: s->fill = 0; break;
 		case EXPORT: s->export = 1; break;
 		case CGROUP: s->cgroup = optarg; break;

@@ -77,7 +77,7 @@ struct scene {
 	enum memory memory;
 	const char *file, *cgroup;
 	unsigned pool, from, times;
-	int fill, packed, export;
+	int fill, packed, scatter, export;
 	struct task task[MOST_TASKS];
 	unsigned tasks;
 	char *watch[MOST_WATCHED]; /* PATH or PATH:KEY */
