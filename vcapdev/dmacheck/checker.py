@@ -93,6 +93,7 @@ class Checker:
     def poll(self) -> None:
         """Look for released pins, and pronounce what was found. To be called every 20 ms or so."""
         self._guard(self._hear_of_pins)
+        self._guard(self._examiner.linger)
 
     def settle(self, *, final: bool = True) -> dict[str, Any]:
         """After the capture program has closed: are all pins back? (rule V11)

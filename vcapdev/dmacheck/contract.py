@@ -146,6 +146,13 @@ class Contract:
         """A program will not run again."""
         self._watches.pop(program, None)
 
+    def claimed(self, pfns: Ints) -> NDArray[np.bool_] | None:
+        """Which of these pages some buffer of a framework lists; None where no framework can be read."""
+        if self._media.why_not:
+            return None
+        listed = [buffer.pfns for buffer in self._media.buffers()]
+        return np.isin(pfns, np.concatenate(listed)) if listed else np.zeros(len(pfns), dtype=bool)
+
     def buffer_of(self, program: int) -> MediaBuffer | None:
         """The buffer that a program writes to, as it was last read."""
         watch = self._watches.get(program)

@@ -21,6 +21,8 @@ from vcapdev.dmacheck.rules import DMA_OFF, PAGE_RULES, RECYCLED, USER, Codes
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.pages import PageSet
 
+LONG = 1500  # polls, 20 ms each: what is pinned so long after DMA was switched off is not on its way
+
 
 class Examiner:
     """Makes batches ready for looks, looks, and accuses.
@@ -36,6 +38,7 @@ class Examiner:
         self._key, self._ground, self._court, self._pause = key, ground, court, pause
         self.counts: Counter[str] = Counter()
         self.sentence: Codes | None = None  # of the last judgement, None: nothing was found
+        self._idle = 0  # polls in a row with DMA off
         self.unjudged = False  # whether the last one was put off: it cannot be audited
 
     # Making ready.
@@ -88,6 +91,9 @@ class Examiner:
         contract = ground.contract
         if contract is not None:
             ground.guard(lambda: contract.learn(record))
+            buffer = contract.buffer_of(record.id)
+            if buffer is not None:
+                ground.pins.ledger.name(record.ends[0], buffer.name)
 
     # Looking.
 
@@ -207,6 +213,18 @@ class Examiner:
         if not self._ground.judging:
             with self._ground.judgement():
                 self._court.device_verdict(DMA_OFF, "DMA write after a stop", batch)
+
+    def linger(self) -> None:
+        """To be called with every poll: look at what is still pinned when DMA has been off for long."""
+        ground = self._ground
+        pins, contract = ground.pins, ground.contract
+        if ground.running is not False or pins is None or contract is None or not len(pins.table):
+            self._idle = 0
+            return
+        self._idle += 1
+        if self._idle % LONG == 0 and not ground.judging and ground.ready():
+            with ground.judgement():
+                pins.linger(contract.claimed, ground.books.latest)
 
     # Fetching.
 

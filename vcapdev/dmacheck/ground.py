@@ -127,7 +127,7 @@ class Ground:
     def _renew(self) -> None:
         """Begin to watch pins anew, and to collect the pages of a frame."""
         if self.kernel is not None and self.attachment.setting is not None:
-            self.pins = Releases(self.kernel, self.court, self.oddities, self.pins)
+            self.pins = Releases(self.kernel, self.court, self.oddities, self.pins, lambda: self.fields)
             self.contract = Contract(self.kernel)
             self.fetches = Fetches(self.kernel, self.attachment.setting, self.fetches)
         self.recent.clear()

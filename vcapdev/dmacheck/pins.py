@@ -116,6 +116,7 @@ class PinTable:
         self._sampled = b""
         self.version = 0
         self.refused = 0  # pages that there was no room for
+        self.added = np.zeros(0, dtype=np.intp)  # rows that the last add() has taken
 
     def __len__(self) -> int:
         return self._count
@@ -139,6 +140,7 @@ class PinTable:
         :param ends: serve as the samples of :meth:`stirred`.
         :return: how many pages are new, and how many of those were clean.
         """
+        self.added = self.added[:0]
         if pages is not None and facts.pfn is pages.pfns and any(c.pages is pages for c in self._chunks):
             return 0, 0  # the program of the other field has brought all of them
         rows = np.flatnonzero(facts.pinned & facts.present & ~facts.torn)
@@ -151,6 +153,7 @@ class PinTable:
         self._written[chunk.pages.pfns] = False
         self._take([*self._chunks, chunk])
         self.version += 1
+        self.added = rows
         return len(rows), int(np.count_nonzero(chunk.clean))
 
     def _chunk(

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from vcapdev.dmacheck.court import Court
 from vcapdev.dmacheck.ledger import Record
 from vcapdev.dmacheck.oddities import Oddities
+from vcapdev.dmacheck.pinledger import PinLedger, pins_of
 from vcapdev.dmacheck.pins import PinTable, Release
-from vcapdev.dmacheck.rules import BAD_COUNT, NOT_DIRTIED, PIN_LEAK, Rule
+from vcapdev.dmacheck.rules import BAD_COUNT, NOT_DIRTIED, PIN_LEAK, PINNED_AFTER_CLOSE, Rule
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.pages import Bools, PageFacts, Pfns
 from vcapdev.guestmm.vmstat import PinCounters, read_pages_written, read_pin_counters
@@ -23,11 +24,24 @@ Books = Callable[[], Iterable[Record]]  # all programs that are remembered, the 
 
 
 class Releases:
-    """Watches the pins of all DMA targets. ``former`` hands its figures on after a re-attach."""
+    """Watches the pins of all DMA targets. ``former`` hands its figures on after a re-attach.
 
-    def __init__(self, kernel: Kernel, court: Court, oddities: Oddities, former: Releases | None) -> None:
+    :param when: gives the number of the field under way.
+    :ivar ledger: one account for each buffer.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        court: Court,
+        oddities: Oddities,
+        former: Releases | None,
+        when: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._kernel, self._court, self._oddities = kernel, court, oddities
         self.table = PinTable(kernel)
+        self._when = when
+        self.ledger: PinLedger = PinLedger.after(kernel, when, former.ledger if former is not None else None)
         self._figures: Counter[str] = former._figures if former is not None else Counter()
         self._late: set[int] = set()
         self._docket: deque[tuple[Rule, PageFacts, NDArray[np.intp]]] = deque()
@@ -39,12 +53,17 @@ class Releases:
     def drop(self) -> None:
         """The guest has gone: its pins are no more."""
         self.table = PinTable(self._kernel)
+        self.ledger = PinLedger.after(self._kernel, self._when, self.ledger)
         self._at_attach = self._latest = None
 
     def admit(self, facts: PageFacts, record: Record) -> None:
         """Watch the pinned pages of a program."""
         refused = self.table.refused
         new, clean = self.table.add(facts, record.pages, record.ends)
+        if new:
+            self.ledger.pinned(facts, self.table.added, record.id)
+        else:
+            self.ledger.again(facts)
         self._oddities.add("unwatched", self.table.refused - refused)
         self._figures["watched"] += new
         self._figures["clean_at_pin"] += clean
@@ -82,6 +101,7 @@ class Releases:
         # Dirty is good, wherever the page is by now. A clean one that was dirty has been cleaned since.
         late = release.written & (gone | (~dirty & ~bad))
         self._oddities.add("release-seen-late", int(np.count_nonzero(late)))
+        self.ledger.released(release.facts.pfn, dirty & ~gone, late)
         if bad.any():
             self._docket.append((NOT_DIRTIED, release.facts, np.flatnonzero(bad)))
         if below.any():
@@ -139,6 +159,7 @@ class Releases:
         if final and len(held) and facts is not None:
             self._court.pin_verdict(PIN_LEAK, self._kernel, facts, held, books())
         grown = self._grown(counters)
+        self.ledger.draw(0 if facts is None else pins_of(facts, held), self._at_attach)
         if final and grown and not len(held):
             self._court.leak_verdict(PIN_LEAK, self._confirm_growth)
         return {
@@ -149,6 +170,22 @@ class Releases:
             "acquired": None if counters is None else counters.acquired,
             "released": None if counters is None else counters.released,
         }
+
+    def linger(self, claimed: Callable[[Pfns], Bools | None], books: Books) -> None:
+        """DMA has been off for long: pins of buffers that no framework lists any more are forgotten ones.
+
+        :param claimed: which pages some buffer of a media framework lists; None where that is unknown.
+        """
+        facts = self.table.still_pinned()
+        if facts is None:
+            return
+        listed = claimed(facts.pfn)
+        if listed is None:
+            return
+        named = np.array([self.ledger.is_named(pfn) for pfn in facts.pfn.tolist()], dtype=bool)
+        rows = np.flatnonzero(facts.pinned & ~facts.torn & ~listed & named)
+        if len(rows):
+            self._court.pin_verdict(PINNED_AFTER_CLOSE, self._kernel, facts, rows, books())
 
     def _confirm_growth(self) -> tuple[int, str]:
         """Read the counters once more, with the vCPUs standing: pins too many, and a line on them."""
@@ -177,4 +214,5 @@ class Releases:
             **{name: figures[name] for name in names},
             "judged_clean_before": figures["judged_clean_before"],
             "conclusive": figures["judged_clean_before"] > 0,
+            "ledger": self.ledger.status(),
         }

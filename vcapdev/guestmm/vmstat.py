@@ -17,6 +17,7 @@ from vcapdev.guestmm.memory import GuestReadError
 
 _MAX_CPUS = 512
 _MAX_NODES = 64
+_MAX_THRESHOLD = 125
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,17 @@ def node_stat(kernel: Kernel, item: int) -> int:
             address = (share + offset + diff + item) & 0xFFFFFFFFFFFFFFFF
             value += struct.unpack("<b", table.read(address, 1))[0]
     return value
+
+
+def counter_slack(kernel: Kernel) -> int:
+    """How far the difference of two node counters in /proc/vmstat may be off: the shares that are left out.
+
+    Each CPU folds its share of an item once it exceeds ``stat_threshold``, at most 125 (mm/vmstat.c).
+    """
+    try:
+        return 2 * _MAX_THRESHOLD * len(nodes_of(kernel)) * len(_cpu_offsets(kernel))
+    except GuestReadError:
+        return 0
 
 
 def nodes_of(kernel: Kernel) -> list[int]:

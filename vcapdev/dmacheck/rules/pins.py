@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from vcapdev.dmacheck.rules.base import AT_RELEASE, AT_REST, CONFIRMED, Rule
+from vcapdev.dmacheck.rules.base import AT_RELEASE, AT_REST, Rule
 
 
 class NotDirtied(Rule):
@@ -49,16 +49,16 @@ class PinLeak(Rule):
 class PinnedAfterClose(Rule):
     id, name = "P1", "pinned-after-close"
     sentence = "pages are still pinned long after the media framework has let go of their buffer"
-    severity, certainty = "leak", CONFIRMED
+    severity, certainty = "leak", AT_REST
     facts = "the pins of pages that were DMA targets, the buffers of all queues, whether DMA runs"
     why = (
-        "No queue of any media framework lists the page any more and DMA is off, for ten seconds on end: "
+        "No queue of any media framework lists the page any more and DMA is off, for half a minute on end: "
         "whoever took the pin for a buffer has forgotten it. It needs no word from the capture program."
     )
     looks = "anonymous page; refcount 1024, pins 1, not mapped; no buffer lists it"
     near = (
         "a stream that stands still with its buffers in the queue (L16): a buffer lists the page",
-        "a process that is slow to exit: less than ten seconds",
+        "a process that is slow to exit: less than half a minute",
     )
 
 
