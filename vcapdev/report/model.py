@@ -85,6 +85,7 @@ class Pins:
     released: int = 0
     left: int = 0  # by the checker's own look at struct page after the device was closed
     clean_at_pin: int = 0  # released pages that were clean while pinned; only those can show a lost dirty bit
+    ledger: Json = field(default_factory=dict)  # the checker's accounts, one for each buffer
 
 
 @dataclass(slots=True)

@@ -221,7 +221,9 @@ class Session:
             report.dma.defects += report.audit.defects()
         report.oddities = {name: int(count) for name, count in status.get("oddities", {}).items()}
         report.swap.buffer_pages_out = self.capture.swapped_pages
-        report.pins.clean_at_pin = int((status.get("pins") or {}).get("judged_clean_before", 0))
+        pins = status.get("pins") or {}
+        report.pins.clean_at_pin = int(pins.get("judged_clean_before", 0))
+        report.pins.ledger = pins.get("ledger", {})
 
     def _fail(self, error: GuestError) -> None:
         if isinstance(error, AgentGoneError):
