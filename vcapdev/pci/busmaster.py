@@ -24,20 +24,22 @@ ctypes.memmove, one call a piece                                      8.4
 ====================================================================  =========
 
 So a batch keeps, in its cache, a slice of its segment and a view of the source for each piece. Only the
-slices name guest memory; the one view of each segment is held here and dropped when the map changes.
+slices name guest memory; the one view of each segment is held here and dropped when the segment goes. With a
+vIOMMU there are thousands of segments, one for each page: who watches the map with the bus master (see
+:meth:`BusMaster.mapped`) saves it from looking at all of them after each change.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vcapdev.dma import Abort, Batch, Checkpoint, DmaObserver, MemoryMap, Program
+from vcapdev.dma import Abort, Batch, Checkpoint, DmaObserver, MemoryMap, MemorySegment, Program
 
 Piece = tuple[slice, memoryview]
 _PLAN = "busmaster"
@@ -93,8 +95,7 @@ class BusMaster:
         self._ends: list[int] = []
         self._views: list[memoryview] = []
         self._writable: list[bool] = []
-        self._bounds = np.zeros((0, 2), np.uint64)
-        self._may_write = np.zeros(0, np.bool_)
+        self._arrays: tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.bool_]] | None = None
 
     def drain(self) -> None:
         """Handle what the guest has sent up to now."""
@@ -105,6 +106,29 @@ class BusMaster:
         """Let go of all guest memory; the map is looked at again with the next transfer."""
         self._generation = None
         self._views.clear()
+
+    def mapped(self, segment: MemorySegment) -> None:
+        """One segment has come, and nothing else has changed since the generation before."""
+        if self._generation is None or self._generation + 1 != self.memory.generation:
+            return  # the whole map will be looked at
+        at = bisect_left(self._starts, segment.start)
+        self._starts.insert(at, segment.start)
+        self._ends.insert(at, segment.start + segment.size)
+        self._views.insert(at, segment.data.data)
+        self._writable.insert(at, segment.writable)
+        self._generation, self._arrays = self.memory.generation, None
+
+    def unmapped(self, segments: Sequence[MemorySegment]) -> None:
+        """Neighbouring segments have gone, and nothing else has changed since the generation before."""
+        if self._generation is None or self._generation + 1 != self.memory.generation:
+            self.forget()
+            return
+        if segments:
+            first = bisect_left(self._starts, segments[0].start)
+            gone = slice(first, first + len(segments))
+            for column in (self._starts, self._ends, self._views, self._writable):
+                del column[gone]
+        self._generation, self._arrays = self.memory.generation, None
 
     # Reading.
 
@@ -259,15 +283,25 @@ class BusMaster:
         self, addr: NDArray[np.uint64], length: NDArray[np.uint64]
     ) -> tuple[NDArray[np.intp], NDArray[np.uint64], NDArray[np.bool_]]:
         """For each piece: its segment, its offset there, and whether it fits there and may be written."""
-        segment = np.searchsorted(self._bounds[:, 0], addr, side="right") - 1
-        if not len(self._bounds):
+        starts, ends, writable = self._columns()
+        segment = np.searchsorted(starts, addr, side="right") - 1
+        if not len(starts):
             return segment, addr, np.zeros(len(addr), np.bool_)
-        bounds = self._bounds[segment]
-        offset = addr - bounds[:, 0]
-        room = bounds[:, 1] - bounds[:, 0]
+        offset = addr - starts[segment]
+        room = ends[segment] - starts[segment]
         # "offset <= room" first: a bus address is 64 bits wide here and a sum could wrap around.
         fits = (segment >= 0) & (offset <= room) & (length <= room - np.minimum(offset, room))
-        return segment, offset, fits & self._may_write[segment]
+        return segment, offset, fits & writable[segment]
+
+    def _columns(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.bool_]]:
+        """Starts, ends and write rights of all segments as arrays, made when asked for."""
+        if self._arrays is None:
+            self._arrays = (
+                np.array(self._starts, np.uint64),
+                np.array(self._ends, np.uint64),
+                np.array(self._writable, np.bool_),
+            )
+        return self._arrays
 
     def _split(self, addr: int, what: memoryview, runs: list[tuple[int, list[Piece]]]) -> Abort | None:
         """A piece that is not inside one writable segment: cut at the seams, or say why it is refused."""
@@ -308,8 +342,7 @@ class BusMaster:
         self._ends = [segment.start + segment.size for segment in segments]
         self._views = [segment.data.data for segment in segments]
         self._writable = [segment.writable for segment in segments]
-        self._bounds = np.array(list(zip(self._starts, self._ends, strict=True)), np.uint64).reshape(-1, 2)
-        self._may_write = np.array(self._writable, np.bool_)
+        self._arrays = None
 
     # What a device tells its observers besides transfers.
 

@@ -64,6 +64,7 @@ class RunOptions:
     accel: str = "auto"
     memory: int = 256
     cpus: int = 1
+    iommu: bool = False
     lock: Path | None = None
     refresh: bool = False
     buffers: int = 4
@@ -150,6 +151,8 @@ def _add_machine(parser: argparse.ArgumentParser, default: RunOptions) -> None:
         "--memory", type=int, metavar="MIB", help=f"({default.memory}, more for a large pool)"
     )
     machine.add_argument("--cpus", default=default.cpus, type=int, metavar="N", help="(%(default)s)")
+    machine.add_argument("--iommu", action="store_true",
+                         help="a vIOMMU: the card reaches only what the driver has mapped for it")  # fmt: skip
     machine.add_argument(
         "--lock", type=Path, metavar="FILE", help="take exactly the packages of this lock file"
     )
@@ -194,6 +197,7 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
         shell=args.shell, show=args.show, kimg=args.kimg and _file("--kimg", args.kimg), kdir=args.kdir,
         append=args.append, qemu_opts=_words("--qemu-opts", args.qemu_opts), qemu=args.qemu, accel=args.accel,
         memory=args.memory or _memory(args.format, width, height, pool), cpus=args.cpus, lock=args.lock,
+        iommu=args.iommu,
         on_violation=args.on_violation, bundle=args.bundle, bundle_size=args.bundle_size, audit=args.audit,
         audit_seed=_audit_seed(args),
         refresh=args.refresh, buffers=args.buffers, pool=pool,

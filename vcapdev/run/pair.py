@@ -132,5 +132,6 @@ def vm_config(options: RunOptions, prepared: Prepared, work: Path) -> VmConfig:
         swap=f"zram:{options.memory}" if options.swap == "zram" else options.swap,
         swap_disk=work / "swap" if disk else None,
         extra_args=list(options.qemu_opts),
+        iommu=options.iommu,
         interactive=options.shell,
     )

@@ -2,7 +2,8 @@
 """The guest memory that a client has shared: what DMA_MAP and DMA_UNMAP build.
 
 One mmap for each distinct file, of the whole file, however many maps lie in it: with a vIOMMU every page is a
-map of its own. A segment is a numpy view into it. A view keeps its mapping alive, so a stale one can never
+map of its own, thousands of them, and each costs the same: who has to follow them watches them one by one
+(:class:`MapWatcher`). A segment is a numpy view into it. A view keeps its mapping alive, so a stale one can never
 fault; that it is not used after an unmap is the subscribers' business.
 
 SIGBUS is made impossible: only a memfd is accepted, of at least the size asked for, that is sealed against
@@ -20,6 +21,7 @@ import mmap
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +91,35 @@ class _Entry:
         return self.start + self.size
 
 
+class MapWatcher(Protocol):
+    """Follows a :class:`DmaMap` one change at a time; called before the client is answered."""
+
+    def mapped(self, segment: Segment) -> None:
+        """A segment was added; the map's generation has just grown by one."""
+
+    def unmapped(self, segments: Sequence[Segment]) -> None:
+        """Segments went, ascending, by one message; the map's generation has just grown by one."""
+
+
+class WholeFile:
+    """One file of guest memory, held for as long as :meth:`release` is not called, mapped or not.
+
+    :ivar data: all of its bytes, shape ``(size,)``.
+    :ivar fd: as :attr:`Segment.fd` is in each segment of the file.
+    """
+
+    def __init__(self, mapping: _Mapping, release: Callable[[], None]) -> None:
+        self.data, self.fd, self.size = mapping.data, mapping.fd, mapping.size
+        self._release: Callable[[], None] | None = release
+
+    def release(self) -> None:
+        """Let go; harmless when repeated."""
+        release, self._release = self._release, None
+        self.data = _NOTHING
+        if release is not None:
+            release()
+
+
 class DmaMap:
     """The guest memory a device can reach; satisfies ``vcapdev.dma.MemoryMap``."""
 
@@ -100,6 +131,7 @@ class DmaMap:
         self._files: dict[tuple[int, int, bool], _Mapping] = {}
         self._mapped = 0  # bytes, over all entries
         self._subscribers: list[Callable[[], None]] = []
+        self._watchers: list[MapWatcher] = []
         self._generation = 0
 
     @property
@@ -122,6 +154,23 @@ class DmaMap:
     def subscribe(self, on_change: Callable[[], None]) -> None:
         """Call ``on_change`` after every change, before the client is answered: drop old views in it."""
         self._subscribers.append(on_change)
+
+    def watch(self, watcher: MapWatcher) -> None:
+        """Tell ``watcher`` of each segment that comes or goes from now on, ahead of the subscribers."""
+        self._watchers.append(watcher)
+
+    def hold(self, segment: Segment) -> WholeFile:
+        """Keep the file of one of the map's segments, whole, whatever is unmapped later.
+
+        :raise KeyError: when the segment is not, or no longer, of this map.
+        """
+        at = bisect.bisect_left(self._starts, segment.start)
+        entry = self._entries[at] if at < len(self._entries) else None
+        if entry is None or entry.segment is not segment or entry.mapping is None or entry.key is None:
+            raise KeyError(segment.start)
+        key, mapping = entry.key, entry.mapping
+        mapping.users += 1
+        return WholeFile(mapping, lambda: self._release(key, mapping))
 
     def map(self, start: int, size: int, fd: int | None, offset: int, *, writable: bool) -> bool:
         """Add a range of guest memory.
@@ -229,14 +278,25 @@ class DmaMap:
         self._starts.insert(at, entry.start)
         self._entries.insert(at, entry)
         self._mapped += entry.size
-        self._changed()
+        self._generation += 1
+        self._segments = None
+        if entry.segment is not None:
+            for watcher in self._watchers:
+                watcher.mapped(entry.segment)
+        self._tell()
 
     def _remove(self, first: int, last: int) -> None:
         gone = self._entries[first:last]
         del self._entries[first:last]
         del self._starts[first:last]
         self._mapped -= sum(entry.size for entry in gone)
-        self._changed()
+        self._generation += 1
+        self._segments = None
+        segments = [entry.segment for entry in gone if entry.segment is not None]
+        for watcher in self._watchers:
+            watcher.unmapped(segments)
+        del segments
+        self._tell()
         for entry in gone:
             entry.segment = None
             if entry.mapping is not None and entry.key is not None:
@@ -249,9 +309,7 @@ class DmaMap:
                 del self._files[key]
             mapping.close()
 
-    def _changed(self) -> None:
-        self._generation += 1
-        self._segments = None
+    def _tell(self) -> None:
         for on_change in self._subscribers:
             on_change()
 
