@@ -17,11 +17,12 @@ from vcapdev.dmacheck.history import History
 from vcapdev.dmacheck.ledger import Record
 from vcapdev.dmacheck.look import BatchPages, Look
 from vcapdev.dmacheck.rules import FETCH_CHANGED, NOT_DIRTIED, Rule
-from vcapdev.dmacheck.verdict import Evidence, Sight, Target, Verdict, key_of
+from vcapdev.dmacheck.verdict import Evidence, Target, Verdict, key_of
+from vcapdev.dmacheck.witness import Testimony, gather
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE
 from vcapdev.guestmm.pages import PageFacts, PageSet, among
-from vcapdev.guestmm.pageview import page_kinds, view_page
+from vcapdev.guestmm.pageview import page_kinds
 
 _MAX_VERDICTS = 64  # kinds of findings that are explained; further ones are only counted
 _UNSEEN = "pages that no DMA write was seen to"
@@ -110,22 +111,22 @@ class Court:
             if self._known(rule, subject, len(same)) is None:
                 pfn = int(facts.pfn[same[0]])
                 origin, target = _writer_of(pfn, records)
-                with self._pause() as stopped:
+                with self._pause() as stopped:  # whoever is told may want the guest to stay as it is
                     evidence = self._evidence(kernel, facts, int(same[0]), stopped)
-                if any("(dirty" in owner for owner in evidence.owner_now) and rule is NOT_DIRTIED:
-                    evidence.notes.append("the page table entry is dirty, so these data survive this time")
-                address = pfn << PAGE_SHIFT
-                self._new(
-                    Verdict(rule, subject, pfn, address, origin, target, evidence, len(same), len(same))
-                )
+                    if any("(dirty" in owner for owner in evidence.owner_now) and rule is NOT_DIRTIED:
+                        evidence.notes.append(
+                            "the page table entry is dirty, so these data survive this time"
+                        )
+                    address, count = pfn << PAGE_SHIFT, len(same)
+                    self._new(Verdict(rule, subject, pfn, address, origin, target, evidence, count, count))
 
     def leak_verdict(self, rule: Rule, confirm: Callable[[], tuple[int, str]]) -> None:
         """Pins of pages that no write ever went to; ``confirm`` counts them with the vCPUs stopped."""
         with self._pause() as stopped:
             count, text = confirm()
-        if count > 0 and self._known(rule, _UNSEEN, count) is None:
-            evidence = Evidence(notes=[text], stopped=stopped)
-            self._new(Verdict(rule, _UNSEEN, -1, -1, None, None, evidence, count, count))
+            if count > 0 and self._known(rule, _UNSEEN, count) is None:
+                evidence = Evidence(notes=[text], stopped=stopped)
+                self._new(Verdict(rule, _UNSEEN, -1, -1, None, None, evidence, count, count))
 
     def outside(self, rule: Rule, address: int, length: int, origin: int, why: str) -> None:
         """A write that no memory answered."""
@@ -209,24 +210,11 @@ class Court:
     def _evidence(
         self, kernel: Kernel, facts: PageFacts, row: int, stopped: bool, case: Case | None = None
     ) -> Evidence:
-        pfn = int(facts.pfn[row])
-        evidence = Evidence(stopped=stopped)
-        if case is None:
-            evidence.after = view_page(kernel, facts, row)
-        else:
-            evidence.before = None if case.before is None else view_page(kernel, case.before.facts, row)
-            evidence.after = None if case.after is None else view_page(kernel, case.after.facts, row)
-        evidence.history = [Sight(when, state) for when, state in self._history.of(kernel, pfn)]
-        now = PageSet(kernel, facts.pfn[row : row + 1])
-        now.read()
-        evidence.now = view_page(kernel, now.facts(), 0)
-        then = None
+        known = None
         if case is not None:
-            then = case.pages.record.identity(pfn)
-        elif evidence.now.owned:
-            then = (evidence.now.mapping, evidence.now.index)
-        _find_owners(kernel, evidence, then)
-        return evidence
+            then = case.pages.record.identity(int(facts.pfn[row]))
+            known = Testimony(case.before, case.after, then)
+        return gather(kernel, facts, row, self._history, stopped, known)
 
     def _origin(self, origin: int) -> Origin | None:
         try:
@@ -248,21 +236,6 @@ def _writer_of(pfn: int, records: Iterable[Record]) -> tuple[Origin | None, Targ
             target = Target(record.id, record.address, page, pages, offset, offset)
             return Origin(text, record.address), target
     return None, None
-
-
-def _find_owners(kernel: Kernel, evidence: Evidence, then: tuple[int, int] | None) -> None:
-    """Ask drgn who owns the page, now and by its identity at first sight."""
-    from vcapdev.guestmm.owners import describe_owners  # drgn is loaded for this only
-
-    view = evidence.now
-    if view is None:
-        return
-    if view.owned:
-        evidence.owner_now = describe_owners(kernel, view.mapping, view.index, view.pfn, evidence.notes)
-    if view.owned and then == (view.mapping, view.index):
-        evidence.owner_then = evidence.owner_now
-    elif then is not None:
-        evidence.owner_then = describe_owners(kernel, *then, view.pfn, evidence.notes)
 
 
 def _facts_of(case: Case, rows: Rows) -> PageFacts:

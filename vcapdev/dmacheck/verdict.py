@@ -3,17 +3,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vcapdev.dma import Origin
 from vcapdev.dmacheck.rules import Rule
+from vcapdev.dmacheck.splat import WIDTH, splat
 from vcapdev.guestmm.pageview import PageView
-
-WIDTH = 100
-_LABEL = 12
-_MAX_LINES = 40
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,12 @@ class Sight:
 
 @dataclass
 class Evidence:
-    """What was found out about the page. ``owner_*`` are lines of text, one for each mapping."""
+    """What was found out about the page, in lines of text.
+
+    ``owner_*`` has one line for each mapping, ``buffer`` one for each buffer of a media framework that lists
+    the page, ``held_by`` tells what its reference count is made of; ``allocated`` and ``freed`` are what
+    page_owner knows, and empty on kernels without it. A rule may add ``notes``.
+    """
 
     before: PageView | None = None
     after: PageView | None = None
@@ -49,6 +50,10 @@ class Evidence:
     history: list[Sight] = field(default_factory=list)
     owner_then: list[str] = field(default_factory=list)
     owner_now: list[str] = field(default_factory=list)
+    buffer: list[str] = field(default_factory=list)
+    held_by: list[str] = field(default_factory=list)
+    allocated: list[str] = field(default_factory=list)
+    freed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     stopped: bool = False
 
@@ -77,37 +82,8 @@ class Verdict:
         return key_of(self.rule, self.subject)
 
     def splat(self) -> str:
-        """At most a screen of text, 100 columns wide; the first line serves to recognise repetitions."""
-        evidence = self.evidence
-        lines = [self.key]
-        _add(lines, "what", self.rule.sentence)
-        _add(lines, "certainty", self._certainty())
-        if self.pfn >= 0:
-            _add(lines, "page", f"pfn {self.pfn:#x}, bus address {self.address:#x}" + self._struct_page())
-        for label, view in (
-            ("  before", evidence.before),
-            ("  after", evidence.after),
-            ("  now", evidence.now),
-        ):
-            if view is not None:
-                _add(lines, label, str(view))
-        for i, sight in enumerate(evidence.history):
-            _add(lines, "" if i else "history", f"{sight.when}: {sight.state}")
-        if evidence.now is not None:
-            for label, owners in (("owner then", evidence.owner_then), ("owner now", evidence.owner_now)):
-                for i, text in enumerate(owners or ["nobody that could be found"]):
-                    _add(lines, "" if i else label, text)
-        self._add_origin(lines)
-        for text in evidence.notes[:3]:
-            _add(lines, "note", text)
-        _add(
-            lines,
-            "how many",
-            f"{self.pages} page{'s' * (self.pages != 1)} at this moment, {self.count} so far",
-        )
-        if len(lines) > _MAX_LINES:
-            lines = [*lines[: _MAX_LINES - 1], lines[-1]]
-        return "\n".join(lines) + "\n"
+        """At most a screen of text; the first line serves to recognise repetitions."""
+        return splat(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, in the form that the report documents."""
@@ -129,6 +105,9 @@ class Verdict:
                 **{name: None if view is None else view.to_json() for name, view in views.items()},
                 "history": [asdict(sight) for sight in evidence.history],
                 "vcpus_stopped": evidence.stopped,
+                "buffer": list(evidence.buffer),
+                "held_by": list(evidence.held_by),
+                "page_owner": {"allocated": list(evidence.allocated), "freed": list(evidence.freed)},
                 "notes": list(evidence.notes),
             },
             "pages": self.pages,
@@ -136,46 +115,23 @@ class Verdict:
             "splat": self.splat(),
         }
 
-    def _certainty(self) -> str:
-        stopped = (
-            "explained with the vCPUs stopped" if self.evidence.stopped else "explained in a running guest"
-        )
-        return f"{self.rule.certainty}; {stopped}"
 
-    def _struct_page(self) -> str:
-        view = self.evidence.now or self.evidence.after or self.evidence.before
-        return "" if view is None else f", struct page {view.struct_page:#x}"
-
-    def _add_origin(self, lines: list[str]) -> None:
-        origin, target = self.origin, self.target
-        if origin is not None:
-            where = [f"frame {origin.frame}" if origin.frame is not None else ""]
-            where += [f"{origin.field} field" if origin.field else ""]
-            where += [f"line {origin.line}" if origin.line is not None else ""]
-            where += [f"from byte {origin.offset} of the line" if origin.offset is not None else ""]
-            _add(lines, "written by", f"{origin.instruction} (instruction at {origin.address:#x})")
-            text = ", ".join(part for part in where if part)
-            if text:
-                _add(lines, "", text)
-        if target is not None:
-            _add(
-                lines,
-                "buffer",
-                f"page {target.page + 1} of {target.pages}, bytes {target.first:#x} to {target.last:#x} "
-                f"of what program {target.program} (at {target.program_address:#x}) writes",
-            )
+# Shorter words for a first line that would not fit, in the order in which they are tried.
+_SHORTER = (
+    ("a kernel page without owner marks", "an unmarked kernel page"),
+    (", program for ", ", for "),
+    ("DMA write to ", "write to "),
+    ("write to a ", "write to "),
+    ("write to an ", "write to "),
+    (", for ", ", "),
+)
 
 
 def key_of(rule: Rule, subject: str) -> str:
     """The line by which findings are recognised as the same; it holds nothing that differs between runs."""
-    return f"vcapdev: {rule.name} ({rule.id}): {subject}"[:WIDTH]
-
-
-def _add(lines: list[str], label: str, text: str) -> None:
-    """Append ``text`` behind its label, wrapped to at most three lines; the guest has a say in it."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    wrapped = textwrap.wrap(text, WIDTH - _LABEL, break_on_hyphens=False) or [""]
-    if len(wrapped) > 3:
-        wrapped = [*wrapped[:2], wrapped[2][: WIDTH - _LABEL - 4] + " ..."]
-    for i, part in enumerate(wrapped):
-        lines.append(f"{'' if i else label:<{_LABEL}}{part}".rstrip())
+    head = f"vcapdev: {rule.name} ({rule.id}): "
+    for long, short in _SHORTER:
+        if len(head) + len(subject) <= WIDTH:
+            break
+        subject = subject.replace(long, short)
+    return f"{head}{subject}"[:WIDTH]

@@ -75,7 +75,7 @@ def live_map(answer: Mapping[str, Any]) -> ImageMap:
             _segment(fds[int(each["fd"])], int(each["offset"]), int(each["start"]), int(each["size"]))
             for each in answer["segments"]
         ]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         for fd in fds.values():
             os.close(fd)
         raise GuestError(f"guest RAM cannot be reached through the device process: {error}") from error
@@ -95,7 +95,7 @@ def core_map(path: Path) -> ImageMap:
         segments = [_segment(fd, offset, physical, size) for offset, physical, size in _loads(fd) if size > 0]
         if not segments:
             raise ValueError("it holds no memory")
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, ValueError, OverflowError, struct.error) as error:
         os.close(fd)
         raise UsageError(f"{path} is no memory image of a guest: {error}") from error
     return ImageMap(segments, [fd])

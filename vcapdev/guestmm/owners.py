@@ -42,8 +42,8 @@ class Owner:
 
     def text(self, pfn: int) -> str:
         """One line for people; ``pfn`` is the page in question."""
-        where = f"{self.address:#x} in {self.area[0]:#x}-{self.area[1]:#x} ({self.backing})"
-        return f"pid {self.pid} ({self.comm}) at {where}; {describe_entry(self.pte, pfn)}"
+        area = f"{self.backing} {self.area[0]:#x}-{self.area[1]:#x}"
+        return f"pid {self.pid} ({self.comm}) at {self.address:#x}: {describe_entry(self.pte, pfn)}; {area}"
 
 
 def describe_owners(kernel: Kernel, mapping: int, index: int, pfn: int, notes: list[str]) -> list[str]:
