@@ -19,7 +19,13 @@ from vcapdev.dmacheck.extents import Extents
 from vcapdev.dmacheck.ledger import Record
 from vcapdev.dmacheck.look import BatchPages
 from vcapdev.dmacheck.mapping import Mappings, UserPages
-from vcapdev.dmacheck.rules import Rule
+from vcapdev.dmacheck.rules import (
+    CONTRACT_RULES,
+    COPIED_AWAY,
+    MISSING_PIN,
+    NOT_THE_DEVICES,
+    OUTSIDE_BUFFER,
+)
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.media import Media, shared_pages
 from vcapdev.guestmm.mediabuffer import MediaBuffer
@@ -28,50 +34,12 @@ from vcapdev.guestmm.pages import PageFacts, PageSet, head_pfns
 from vcapdev.guestmm.rmap import ReverseMap
 from vcapdev.guestmm.words import Reader, Words
 
-CONFIRMED = "certain once confirmed with the vCPUs stopped"
+__all__ = ["CONTRACT_RULES", "Contract", "Watch"]
+
 _MAX_WATCHES = 4096
 _FIELDS = 2  # at which a buffer must be found given back: once may be a completion that overtook the card
 
 Ints = NDArray[np.int64]
-
-
-class NotTheDevices(Rule):
-    id, name = "V13", "not-the-devices"
-    sentence = "the device wrote to a buffer that, by the media framework's books, is not the device's"
-    severity, certainty = "corruption", CONFIRMED
-    facts = "vb2_buffer.state, or videobuf_buffer.state, at two fields before and after the bytes moved"
-
-
-class OutsideBuffer(Rule):
-    id, name = "V14", "outside-buffer"
-    sentence = "the device wrote to bytes that are not the queued buffer's"
-    severity, certainty = "corruption", CONFIRMED
-    facts = "the buffer's user address and length, and the pages that the framework pinned for it"
-
-
-class MissingPin(Rule):
-    id, name = "V16", "missing-pin"
-    sentence = (
-        "a page has fewer pins than the buffers that claim it account for: somebody else's pin holds it"
-    )
-    severity, certainty = "corruption", CONFIRMED
-    facts = "the pins of the page, and the buffers of all queues that list it as pinned"
-
-
-class CopiedAway(Rule):
-    id, name = "V17", "copied-away"
-    sentence = (
-        "the kernel gave the user a copy of the page: what the device writes from now on is lost to him"
-    )
-    severity, certainty = "data loss", CONFIRMED
-    facts = (
-        "the owner's page table entry, which led to the page when its buffer was first seen, and the content"
-    )
-
-
-NOT_THE_DEVICES, OUTSIDE_BUFFER, MISSING_PIN = NotTheDevices(), OutsideBuffer(), MissingPin()
-COPIED_AWAY = CopiedAway()
-CONTRACT_RULES: tuple[Rule, ...] = (NOT_THE_DEVICES, OUTSIDE_BUFFER, MISSING_PIN, COPIED_AWAY)
 
 
 class Watch:

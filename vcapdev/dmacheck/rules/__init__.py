@@ -27,6 +27,13 @@ from vcapdev.dmacheck.rules.base import (
     has_owner,
     unmarked,
 )
+from vcapdev.dmacheck.rules.contract import (
+    CONTRACT_RULES,
+    COPIED_AWAY,
+    MISSING_PIN,
+    NOT_THE_DEVICES,
+    OUTSIDE_BUFFER,
+)
 from vcapdev.dmacheck.rules.device import (
     CROSSES_PAGES,
     DEVICE_RULES,
@@ -47,7 +54,7 @@ from vcapdev.dmacheck.rules.pages import (
 )
 from vcapdev.dmacheck.rules.pins import NOT_DIRTIED, PIN_LEAK, PIN_RULES, PINNED_AFTER_CLOSE
 
-ALL_RULES: tuple[Rule, ...] = (*PAGE_RULES, *PIN_RULES, *DEVICE_RULES)
+ALL_RULES: tuple[Rule, ...] = (*PAGE_RULES, *PIN_RULES, *DEVICE_RULES, *CONTRACT_RULES)
 
 __all__ = [
     "ALL_RULES",
@@ -57,6 +64,8 @@ __all__ = [
     "BAD_COUNT",
     "BY_ORDER",
     "CONFIRMED",
+    "CONTRACT_RULES",
+    "COPIED_AWAY",
     "CROSSES_PAGES",
     "DEVICE",
     "DEVICE_RULES",
@@ -65,8 +74,11 @@ __all__ = [
     "FETCH_FREE",
     "FETCH_REUSED",
     "KERNEL",
+    "MISSING_PIN",
     "NOT_DIRTIED",
+    "NOT_THE_DEVICES",
     "NO_WRITE_RIGHT",
+    "OUTSIDE_BUFFER",
     "OUTSIDE_RAM",
     "PAGE_RULES",
     "PINNED_AFTER_CLOSE",

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Rules on the media framework's contract: whose the buffer is, where it ends, and that its user keeps it."""
+
+from __future__ import annotations
+
+from vcapdev.dmacheck.rules.base import CONFIRMED, Rule
+
+
+class NotTheDevices(Rule):
+    id, name = "V13", "not-the-devices"
+    sentence = "the device wrote to a buffer that, by the media framework's books, is not the device's"
+    severity, certainty = "corruption", CONFIRMED
+    facts = "vb2_buffer.state, or videobuf_buffer.state, at two fields before and after the bytes moved"
+    why = (
+        "The framework gives a buffer to the driver when it is queued and takes it back when the driver "
+        "says it is done. Seen in the other's hands before and after the write, at two fields, and once "
+        "more with the vCPUs stopped, the driver has told the user that the buffer is complete and let the"
+        " device go on."
+    )
+    looks = "vcapdev: not-the-devices (V13): DMA write to a videobuf buffer in state DONE"
+    near = (
+        "a completion that overtook the device by a field: once is not twice",
+        "another buffer with the same pages that is the device's",
+    )
+
+
+class OutsideBuffer(Rule):
+    id, name = "V14", "outside-buffer"
+    sentence = "the device wrote to bytes that are not the queued buffer's"
+    severity, certainty = "corruption", CONFIRMED
+    facts = "the buffer's user address and length, and the pages that the framework pinned for it"
+    why = (
+        "The user gave an address and a length, the framework lists the pages behind them: every byte of "
+        "the program is either among them or not."
+    )
+    looks = "vcapdev: outside-buffer (V14): DMA write beside the buffer, in a page that it shares"
+    near = (
+        "an unaligned buffer (L5): it begins and ends within a page, and is judged to the byte",
+        "a buffer of which the framework lists only a part: not judged",
+    )
+
+
+class MissingPin(Rule):
+    id, name = "V16", "missing-pin"
+    sentence = (
+        "a page has fewer pins than the buffers that claim it account for: somebody else's pin holds it"
+    )
+    severity, certainty = "corruption", CONFIRMED
+    facts = "the pins of the page, and the buffers of all queues that list it as pinned"
+    why = (
+        "Each buffer that lists a page as pinned has taken a pin of it. Fewer pins than such buffers, with"
+        " the vCPUs stopped and no buffer amid a change, mean that one of them lives on a pin that is not "
+        "its own."
+    )
+    looks = "anonymous page; refcount 1025, pins 1, mapcount 0; two buffers claim it"
+    near = (
+        "a buffer that is just being pinned or released: not counted",
+        "more pins than buffers (another holder): no breach",
+    )
+
+
+class CopiedAway(Rule):
+    id, name = "V17", "copied-away"
+    sentence = (
+        "the kernel gave the user a copy of the page: what the device writes from now on is lost to him"
+    )
+    severity, certainty = "data loss", CONFIRMED
+    facts = (
+        "the owner's page table entry, which led to the page when its buffer was first seen, and the content"
+    )
+    why = (
+        "The user's address leads to another page with the same content, and the user has neither unmapped"
+        " nor remapped it: the kernel broke copy-on-write the wrong way round (fork, or mprotect in 5.10, "
+        "and a write)."
+    )
+    looks = "at user address 0x7f1c5a800000 of pid 321, where pfn 0x2f31 was, pfn 0x30a2 is mapped now"
+    near = (
+        "munmap, MADV_DONTNEED, mremap or another mapping at the address: the user's own doing, told apart",
+        "a page in the swap cache or behind a migration entry (L1, L3): the same page comes back",
+        "the process has gone (L4): nobody is left who could miss it",
+    )
+
+
+NOT_THE_DEVICES, OUTSIDE_BUFFER, MISSING_PIN = NotTheDevices(), OutsideBuffer(), MissingPin()
+COPIED_AWAY = CopiedAway()
+CONTRACT_RULES: tuple[Rule, ...] = (NOT_THE_DEVICES, OUTSIDE_BUFFER, MISSING_PIN, COPIED_AWAY)
