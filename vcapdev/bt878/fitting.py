@@ -156,7 +156,9 @@ def _behind(size: Ints, targets: Ints, end: int) -> tuple[int, int]:
 def _joined(lines: int, parts: list[_Part]) -> _Pattern:
     if not parts:
         return _Pattern(0, [], np.zeros(0, np.uint64), np.zeros(0, np.int64), 0)
-    length, origin = (np.concatenate([getattr(part, name) for part in parts]) for name in ("length", "origin"))
+    length, origin = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("length", "origin")
+    )
     return _Pattern(lines, parts, length.astype(np.uint64), origin >> 32 & 0x7FF, int(length.max(initial=0)))
 
 

@@ -63,7 +63,8 @@ class Answer:
             return False
         if self.refused or self.expected.refused:
             return self.refused is not self.expected.refused
-        return self.wrong != self.expected.wrong or self.data not in self.expected.data.split("|")
+        wrong, data = self.expected.wrong.split("|"), self.expected.data.split("|")
+        return self.wrong not in wrong or self.data not in data
 
     def value(self, name: str) -> object:
         """What a sentence may claim of it."""

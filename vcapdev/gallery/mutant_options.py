@@ -17,6 +17,7 @@ class MutantOptions:
     kernel: str = RunOptions().kernel
     kind: str = "hand"
     only: tuple[str, ...] = ()  # names, or parts of them; empty: all
+    count: int = 200  # mutants by machine that compile
     report: Path | None = None
     qemu: str | None = None
     accel: str = "auto"
@@ -26,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``vcapdev mutants`` on ``parser``."""
     default = MutantOptions()
     parser.add_argument("--kernel", default=default.kernel, metavar="NAME", help="image recipe (%(default)s)")
-    parser.add_argument("--kind", default=default.kind, choices=("hand",), help="(%(default)s)")
+    parser.add_argument("--kind", default=default.kind, choices=("hand", "machine"),
+                        help="hand: the diffs of guest/mutants;"
+                        " machine: small changes all over the driver (%(default)s)")  # fmt: skip
+    parser.add_argument("--count", type=int, default=default.count, metavar="N",
+                        help="so many by machine that compile (%(default)s)")  # fmt: skip
     parser.add_argument("-k", action="append", default=[], metavar="TEXT",
                         help="only mutants with TEXT in their name; repeatable")  # fmt: skip
     parser.add_argument("--report", type=Path, metavar="DIR", help="write mutants.json and mutants.md there")
@@ -37,6 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def from_arguments(args: argparse.Namespace) -> MutantOptions:
     """The options as they were given."""
     return MutantOptions(
-        kernel=args.kernel, kind=args.kind, only=tuple(args.k), report=args.report, qemu=args.qemu,
-        accel=args.accel,
+        kernel=args.kernel, kind=args.kind, only=tuple(args.k), count=max(args.count, 1), report=args.report,
+        qemu=args.qemu, accel=args.accel,
     )  # fmt: skip

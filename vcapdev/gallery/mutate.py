@@ -96,7 +96,7 @@ def choose(all_: Sequence[Mutation], count: int) -> list[Mutation]:
     heaps: dict[tuple[str, str], list[Mutation]] = defaultdict(list)
     for mutation in all_:
         heaps[mutation.file, mutation.kind].append(mutation)
-    queues = [_spread(heap) for heap in heaps.values()]
+    queues = [_spread(heaps[key]) for key in sorted(heaps, key=lambda key: (KINDS.index(key[1]), key[0]))]
     chosen: list[Mutation] = []
     while queues and len(chosen) < count:
         for queue in list(queues):

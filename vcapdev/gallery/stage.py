@@ -115,6 +115,12 @@ class Stage:
         if pair is not None:
             pair.stop()
 
+    def pull(self, path: str) -> bytes:
+        """A file of the guest. :raise GuestError: there is none, or no guest."""
+        if self._pair is None:
+            raise GuestError(f"no guest is up to fetch {path} from")
+        return self._pair.vm.agent.pull(path)
+
     def run_scene(self, scene: Scene) -> Outcome:
         """Play one scene; whatever happens in the guest ends up in its outcome.
 

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What became of mutants by machine: a line each, sums with their denominators, JSON, Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vcapdev import __version__
+from vcapdev.errors import SetupError
+from vcapdev.gallery.machine import Caught, Fate
+from vcapdev.gallery.mutate import KINDS
+
+SCHEMA_VERSION = 1
+MEANING = {
+    Caught.RULE: "caught by a rule of the checker",
+    Caught.GUEST: "caught by the guest's kernel (oops, WARNING, a module that does not load)",
+    Caught.FRAMES: "caught by the program: damaged frames, or none",
+    Caught.ESCAPED: "escaped",
+    Caught.EQUIVALENT: "equivalent: nothing is different",
+    Caught.UNREACHED: "in a function that no act runs: nothing can be said",
+    Caught.BROKEN: "do not compile",
+}
+
+Json = dict[str, Any]
+
+
+def line(fate: Fate) -> str:
+    """One mutant for the terminal."""
+    by = f": {fate.by}" if fate.by else ""
+    return f"{fate.caught.value:<17} {fate.mutation.name} ({fate.mutation.title}){by}"
+
+
+def totals(fates: Sequence[Fate]) -> Json:
+    """Counts by fate; ``compiled`` and ``could_be_caught`` are the denominators."""
+    counts = Counter(fate.caught for fate in fates)
+    return {
+        "made": len(fates),
+        "compiled": len(fates) - counts[Caught.BROKEN],
+        "could_be_caught": sum(count for caught, count in counts.items() if caught.counts),
+        **{caught.value: counts[caught] for caught in Caught},
+    }
+
+
+def totals_text(fates: Sequence[Fate]) -> str:
+    """The sums in words."""
+    counts = totals(fates)
+    lines = [f"{counts[caught.value]:5} {MEANING[caught]}" for caught in MEANING]
+    could, escaped = counts["could_be_caught"], counts[Caught.ESCAPED.value]
+    return "\n".join(lines) + f"\n{could - escaped} of {could} that could be caught were caught\n"
+
+
+def write(directory: Path, fates: Sequence[Fate], about: Json) -> None:
+    """Write machine.json and machine.md. :raise SetupError: when that cannot be."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "machine.json").write_text(to_json(fates, about), encoding="utf-8")
+        (directory / "machine.md").write_text(markdown(fates, about), encoding="utf-8")
+    except OSError as error:
+        raise SetupError(
+            f"--report {directory}: {error.strerror}; name a directory that can be written"
+        ) from None
+
+
+def to_json(fates: Sequence[Fate], about: Json) -> str:
+    """Everything."""
+    rows = [asdict(fate) | {"caught": fate.caught.value} for fate in fates]
+    content = {
+        "schema": SCHEMA_VERSION,
+        "vcapdev": __version__,
+        **about,
+        "totals": totals(fates),
+        "mutants": rows,
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def markdown(fates: Sequence[Fate], about: Json) -> str:
+    """A section of docs/mutants-machine.md."""
+    counts = totals(fates)
+    head = f"## {about.get('kernel', '')}: {about.get('release', '')}"
+    said = f"{counts['made']} changes were made, {counts['compiled']} compiled,"
+    said += f" {counts['could_be_caught']} could be caught."
+    lines = [head, "", said, "", *_by_kind(fates), ""]
+    for caught, title in (
+        (Caught.ESCAPED, "Escaped"),
+        (Caught.EQUIVALENT, "Equivalent"),
+        (Caught.UNREACHED, "Not run"),
+    ):
+        chosen = [fate for fate in fates if fate.caught is caught]
+        if chosen:
+            lines += [f"### {title}", "", "| place | function | change | why |", "|---|---|---|---|"]
+            lines += [_row(fate) for fate in chosen] + [""]
+    return "\n".join(lines)
+
+
+def _by_kind(fates: Sequence[Fate]) -> list[str]:
+    """Kinds of change by what caught them."""
+    columns = [caught for caught in MEANING if caught is not Caught.BROKEN]
+    lines = ["| kind | " + " | ".join(caught.value for caught in columns) + " | compiled |"]
+    lines.append("|---" * (len(columns) + 2) + "|")
+    for kind in (*KINDS, "all"):
+        counts = Counter(fate.caught for fate in fates if kind in (fate.mutation.kind, "all"))
+        cells = [str(counts[caught]) for caught in columns]
+        lines.append(f"| {kind} | {' | '.join(cells)} | {sum(counts[caught] for caught in columns)} |")
+    return lines
+
+
+def _row(fate: Fate) -> str:
+    one = fate.mutation
+    place = f"{one.file.rpartition('/')[2]}:{one.line}"
+    title = one.title.replace("|", "\\|")
+    return f"| {place} | `{one.function}` | {one.kind}: `{title}` | {fate.by} |"
