@@ -7,6 +7,7 @@ then on a few words are compared at each write: state, address, length, and wher
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -80,7 +81,8 @@ class Contract:
         self._given_back: dict[tuple[int, int], set[int]] = {}  # by buffer: fields at which it was not owned
         self._short: dict[int, int] = {}  # pages that are short of pins: at which field that was first seen
         self._mappings: Mappings | None = None
-        self._reader = Reader.of(kernel)
+        self._writing: dict[int, tuple[int, int]] = {}  # by queue: the buffer that is being written to
+        self._turns: Counter[tuple[int, int]] = Counter()
         self.learnt = self.unknown = 0
         if self._media.files is not None:
             self._mappings = Mappings(kernel, ReverseMap(kernel), self._media.files)
@@ -137,11 +139,14 @@ class Contract:
 
     def quiet_before(self, pages: BatchPages) -> bool:
         """As :meth:`quiet`, and whether the pages are where the owner had them."""
-        if not self.quiet(pages):
-            return False
         watch = self._watches.get(pages.record.id)
-        user = None if watch is None else watch.user
-        return user is None or (user.quiet() and not user.lost())
+        if watch is None:
+            return True
+        buffer = watch.buffer
+        if self._writing.get(buffer.queue) != buffer.key:
+            self._writing[buffer.queue] = buffer.key
+            self._turns[buffer.key] += 1
+        return self.quiet(pages) and (watch.user is None or (watch.user.quiet() and not watch.user.any_lost))
 
     def before(self, pages: BatchPages) -> None:
         """The look before the bytes move."""
@@ -150,7 +155,7 @@ class Contract:
             return
         watch.bad = not watch.buffer.owned
         if watch.user is not None and self._mappings is not None:
-            self._mappings.look(watch.user, watch.buffer, self._reader.u64(watch.buffer.stamp_at))
+            self._mappings.look(watch.user, watch.buffer, self._turns[watch.buffer.key])
 
     def after(self, batch: Batch, pages: BatchPages, field: int) -> list[Breach]:
         """The look after the bytes have moved, and what is suspicious by now."""

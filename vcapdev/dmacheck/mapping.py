@@ -54,6 +54,7 @@ class UserPages:
         first = buffer.userptr & ~(PAGE_SIZE - 1)
         self.leaves = Leaves(kernel, space.top, first + (np.arange(len(buffer.pfns)) << PAGE_SHIFT))
         self.states = np.zeros(len(buffer.pfns), dtype=np.int8)
+        self.any_lost = False
         self.written = False  # whether the device has written to them since they were seen
         self.copied = np.zeros(0, dtype=np.intp)  # rows that were copied away and are not pronounced yet
         self.former: UserPages | None = None  # the same pages at the address that was queued before
@@ -100,6 +101,7 @@ class UserPages:
         now[(self.states == _UNKNOWN) & (now != _FINE)] = _UNKNOWN
         changed = now != self.states
         self.states = now
+        self.any_lost = self.lost() > 0
         return {int(state): np.flatnonzero(changed & (now == state)) for state in np.unique(now[changed])}
 
     def lost(self) -> int:
@@ -211,7 +213,7 @@ class Mappings:
     def __init__(self, kernel: Kernel, reverse: ReverseMap, files: OpenFiles) -> None:
         self._kernel, self._reverse, self._files = kernel, reverse, files
         self._known: dict[tuple[int, int], UserPages] = {}
-        self._stamps: dict[tuple[int, int], int] = {}
+        self._turns: dict[tuple[int, int], int] = {}  # at which pages were found lost; -1: told
         self.counts: Counter[str] = Counter()
         self.notices: list[str] = []
 
@@ -256,10 +258,10 @@ class Mappings:
                 best, most = pages, hits
         return best
 
-    def look(self, pages: UserPages, buffer: MediaBuffer, stamp: int) -> None:
+    def look(self, pages: UserPages, buffer: MediaBuffer, turn: int) -> None:
         """What has changed since the last look.
 
-        :param stamp: the buffer's word that changes with every completion.
+        :param turn: how often another buffer of the queue was written to in between.
         """
         changes = {} if pages.quiet() else pages.changes(self._files)
         for state, rows in changes.items():
@@ -267,21 +269,21 @@ class Mappings:
                 self.counts[NAMES[state]] += len(rows)
         if _COPIED in changes:
             pages.copied = np.union1d(pages.copied, changes[_COPIED])
-        self._tell(pages, buffer, stamp)
+        self._tell(pages, buffer, turn)
 
-    def _tell(self, pages: UserPages, buffer: MediaBuffer, stamp: int) -> None:
+    def _tell(self, pages: UserPages, buffer: MediaBuffer, turn: int) -> None:
         """DQBUF, munmap, mmap at the same address, QBUF: frameworks keep the old pages, with no one to see.
 
-        That a buffer was queued again is certain once it has been completed since.
+        That a buffer was queued again is certain once another one has had its turn since.
         """
         lost = pages.lost()
         if not lost:
-            self._stamps.pop(buffer.key, None)
+            self._turns.pop(buffer.key, None)
             return
-        first = self._stamps.setdefault(buffer.key, stamp)
-        if first in (stamp, -1):
+        first = self._turns.setdefault(buffer.key, turn)
+        if first in (turn, -1):
             return
-        self._stamps[buffer.key] = -1
+        self._turns[buffer.key] = -1
         self.counts["stale-buffer"] += lost
         if len(self.notices) < 16:
             self.notices.append(

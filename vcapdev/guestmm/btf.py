@@ -112,6 +112,11 @@ class Btf:
     def __len__(self) -> int:
         return len(self._starts)
 
+    @property
+    def string_size(self) -> int:
+        """Bytes of the string section."""
+        return len(self._strings)
+
     def type(self, type_id: int) -> BtfType:
         """The type with this id; 0 is void."""
         if type_id == 0:

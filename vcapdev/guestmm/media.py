@@ -10,9 +10,12 @@ Nothing here knows a driver: a queue is recognised by the framework's operations
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
+from vcapdev.guestmm.btf import BtfError
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.mediabuffer import MediaBuffer
 from vcapdev.guestmm.memory import GuestReadError
@@ -20,11 +23,26 @@ from vcapdev.guestmm.openfiles import OpenFile, OpenFiles
 from vcapdev.guestmm.pages import Pfns, among
 from vcapdev.guestmm.rings import Rings
 from vcapdev.guestmm.structs import StructError
+from vcapdev.guestmm.vb2 import Vb2
 from vcapdev.guestmm.videobuf import Videobuf
 from vcapdev.guestmm.words import Reader
 
-_OPENER_WORDS = 1024  # of what a driver keeps for an opener: two queues and more
 _MAX_QUEUES = 256
+
+
+class Framework(Protocol):
+    """A media framework whose queues and buffers can be read."""
+
+    name: str
+
+    def queues(self, private: int) -> list[int]:
+        """Addresses of the queues of an opener of a video device, by the driver's data for him."""
+
+    def alive(self, queue: int) -> bool:
+        """Whether there still is a queue at this address."""
+
+    def buffers(self, queue: int) -> list[MediaBuffer]:
+        """The buffers of a queue that have memory."""
 
 
 class Media:
@@ -36,15 +54,17 @@ class Media:
     def __init__(self, kernel: Kernel) -> None:
         self.why_not = ""
         self._reader = Reader.of(kernel)
-        self._queues: dict[int, OpenFile] = {}
+        self._kernel = kernel
+        self._queues: dict[int, tuple[Framework, OpenFile]] = {}
         self._modules_at = kernel.symbols.address("modules")
         self._modules = 0
         self._rings = Rings(kernel)
+        self._frameworks: dict[str, Framework] = {}
+        self.files: OpenFiles | None = None
         try:
-            self.files: OpenFiles | None = OpenFiles(kernel, self._rings.operations)
-            self._videobuf: Videobuf | None = Videobuf(kernel)
+            self.files = OpenFiles(kernel, self._rings.operations)
         except StructError as error:
-            self.files, self._videobuf, self.why_not = None, None, str(error)
+            self.why_not = str(error)
 
     @classmethod
     def of(cls, kernel: Kernel) -> Media:
@@ -96,28 +116,46 @@ class Media:
     def opener(self, buffer: MediaBuffer) -> str:
         """Who has the buffer's device open, for people; empty when unknown."""
         known = self._queues.get(buffer.queue)
-        return f"pid {known.pid} ({known.comm})" if known is not None else ""
+        return f"pid {known[1].pid} ({known[1].comm})" if known is not None else ""
 
     def _in(self, queue: int) -> list[MediaBuffer]:
+        framework = self._queues[queue][0] if queue in self._queues else None
         try:
-            if self._videobuf is not None and self._videobuf.alive(queue):
-                return self._videobuf.buffers(queue)
-        except GuestReadError:
+            if framework is not None and framework.alive(queue):
+                return framework.buffers(queue)
+        except (GuestReadError, StructError, BtfError):
             pass
         self._queues.pop(queue, None)
         return []
 
     def _find_queues(self) -> None:
         """A queue that is known stays so while it is alive: its file may have left the process already."""
-        if self.files is None or self._videobuf is None:
+        if self.files is None:
             return
         if self._modules_changed():
             self.files.forget()
-            self._videobuf.forget()
+            self._meet()
         for file in self.files.find():
-            for queue in self._queues_of(file.private):
-                if queue in self._queues or len(self._queues) < _MAX_QUEUES:
-                    self._queues[queue] = file
+            for framework in self._frameworks.values():
+                for queue in framework.queues(file.private):
+                    if queue in self._queues or len(self._queues) < _MAX_QUEUES:
+                        self._queues[queue] = framework, file
+
+    def _meet(self) -> None:
+        """The frameworks that the kernel has loaded by now, with their operations where they are now."""
+        self._frameworks.clear()
+        reasons = []
+        for name, framework in (("videobuf", Videobuf), ("vb2", Vb2)):
+            try:
+                self._frameworks[name] = framework(self._kernel)
+            except (StructError, BtfError) as error:
+                reasons.append(f"{name}: {error}")
+        self.why_not = "" if self._frameworks else "; ".join(reasons)
+        self._queues = {
+            queue: (self._frameworks[old.name], file)
+            for queue, (old, file) in self._queues.items()
+            if old.name in self._frameworks
+        }
 
     def _modules_changed(self) -> bool:
         """Whether another module is the first in the list: the one that was loaded last."""
@@ -127,13 +165,6 @@ class Media:
             first = 0
         changed, self._modules = first != self._modules, first
         return changed
-
-    def _queues_of(self, private: int) -> list[int]:
-        try:
-            words = self._reader.words(private, _OPENER_WORDS)
-        except GuestReadError:
-            return []
-        return [] if self._videobuf is None else self._videobuf.queues(words, private)
 
 
 def shared_pages(buffer: MediaBuffer, pfns: Pfns) -> int:

@@ -32,7 +32,7 @@ class MediaBuffer:
     ``complete``: the page frames are those of all of its length.
 
     ``watch`` are the addresses of the aligned words that, beside the page frames, all of this rests on, and
-    ``state_at`` that of the 32-bit state, ``stamp_at`` that of a word that changes with every completion.
+    ``state_at`` that of the 32-bit state.
     """
 
     framework: str
@@ -53,7 +53,6 @@ class MediaBuffer:
     complete: bool
     watch: tuple[int, ...]
     state_at: int
-    stamp_at: int
     extents: _Ints | None = None
 
     @property

@@ -2,7 +2,7 @@
 """Pages that are registered with io_uring as buffers: it holds a pin on each of its own (io_uring/rsrc.c).
 
 A ring is an open file with io_uring's operations. Its buffers are pointers (5.13, commit 41edf1a5ec96) or an
-array before, and entries of a table since 6.13 (commit 50cf5f3842af).
+array before, and entries of a table since 6.13.
 """
 
 from __future__ import annotations

@@ -9,14 +9,23 @@ what it finds there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from vcapdev.guestmm.btf import BtfError, Kind
+from vcapdev.guestmm.btf import Btf, BtfError, Kind
 from vcapdev.guestmm.kernel import Kernel
+from vcapdev.guestmm.modulebtf import module_types
 
 Offsets = Mapping[str, int]
 
+_MODULES = (  # whose types are asked for, in this order
+    *("videodev", "videobuf_core", "videobuf_dma_sg"),
+    *("videobuf2_common", "videobuf2_v4l2", "videobuf2_memops", "videobuf2_dma_sg", "videobuf2_dma_contig"),
+    *("videobuf2_vmalloc", "v4l2_mem2mem", "bttv"),
+)
+_KERNELS = frozenset(  # structs that modules bring only where they know but their names
+    ("task_struct", "mm_struct", "file", "module", "rb_node", "anon_vma", "vm_area_struct", "address_space")
+)
 _SCALARS = {"u32": 4, "u64": 8, "ptr": 8}
 VIDEO_MAX_FRAME = 32  # include/uapi/linux/videodev2.h
 
@@ -48,11 +57,14 @@ class _Member:
 
 
 class Structs:
-    """Offsets of members by struct, looked up once."""
+    """Offsets of members by struct, looked up once.
+
+    What a module brings along is known only while it is loaded.
+    """
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._known: dict[tuple[str, tuple[str, ...]], Offsets | None] = {}
+        self._known: dict[tuple[str, tuple[str, ...]], Offsets] = {}
 
     @classmethod
     def of(cls, kernel: Kernel) -> Structs:
@@ -68,11 +80,12 @@ class Structs:
         :raise StructError: when the struct, or one of the members, is not known.
         """
         key = name, members
-        if key not in self._known:
-            self._known[key] = self._find(name, members)
-        found = self._known[key]
+        found = self._known.get(key)
         if found is None:
-            raise StructError(f"the guest's BTF has no struct {name} with {', '.join(members)}")
+            found = self._find(name, members)
+            if found is None:
+                raise StructError(f"the guest's BTF has no struct {name} with {', '.join(members)}")
+            self._known[key] = found
         return found
 
     def size(self, name: str) -> int:
@@ -80,19 +93,45 @@ class Structs:
 
         :raise StructError: when it is not known.
         """
-        found = self._kernel.btf.find(name, Kind.STRUCT)
-        if found is None:
-            raise StructError(f"the guest's BTF has no struct {name}")
-        return self._kernel.btf.sizeof(found.id)
+        for types in self._sources(name):
+            found = types.find(name, Kind.STRUCT)
+            if found is not None:
+                return types.sizeof(found.id)
+        raise StructError(f"the guest's BTF has no struct {name}")
+
+    def enumerators(self, name: str) -> dict[str, int]:
+        """Names and values of an enumeration; none when it is not known."""
+        for types in self._sources(name):
+            found = types.find(name, Kind.ENUM, Kind.ENUM64)
+            if found is not None:
+                return types.enumerators(found.id)
+        return {}
+
+    def is_array(self, name: str, member: str) -> bool:
+        """Whether a member is an array rather than a pointer to one."""
+        for types in self._sources(name):
+            place = types.place(name, member)
+            if place is not None:
+                return types.resolve(place.type_id).kind == Kind.ARRAY
+        return False
+
+    def _sources(self, name: str) -> Iterator[Btf]:
+        """The types of modules that are loaded and bring this name, then the kernel's."""
+        for module in _MODULES if name not in _KERNELS else ():
+            types = module_types(self._kernel, module)
+            if types is not None and types.own(name):
+                yield types
+        yield self._kernel.btf
 
     def _find(self, name: str, members: tuple[str, ...]) -> Offsets | None:
-        try:
-            places = {member: self._kernel.btf.offset(name, member) for member in members}
-        except BtfError:
-            return None
-        known = {member: place for member, place in places.items() if place is not None}
-        if len(known) == len(members):
-            return known
+        for types in self._sources(name):
+            try:
+                places = {member: types.offset(name, member) for member in members}
+            except BtfError:
+                continue
+            known = {member: place for member, place in places.items() if place is not None}
+            if len(known) == len(members):
+                return known
         declared = self._declared(name)
         return declared if declared is not None and all(member in declared for member in members) else None
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.mediabuffer import KERNEL, MAX_BUFFER_PAGES, MMAP, OVERLAY, USERPTR, MediaBuffer
@@ -27,6 +26,7 @@ _DMA_AT = 8  # of the videobuf_dmabuf in videobuf_dma_sg_memory: behind a 32-bit
 _STATES = ("needs-init", "prepared", "queued", "active", "done", "error", "idle")  # enum videobuf_state
 _OWNED = frozenset((2, 3))  # queued, active
 _MEMORY = {1: MMAP, 2: USERPTR, 3: OVERLAY}  # enum v4l2_memory
+_OPENER_WORDS = 1024  # of what a driver keeps for an opener: two queues and more
 _KERNEL_HALF = 0xFFFFFFFF80000000  # where kernel and modules are, and so all operations
 
 
@@ -36,12 +36,14 @@ class Videobuf:
     :raise StructError: when the kernel's types do not tell how.
     """
 
+    name = "videobuf"
+
     def __init__(self, kernel: Kernel) -> None:
         self._reader = Reader.of(kernel)
         structs = Structs.of(kernel)
         self._queue = structs.offsets("videobuf_queue", "bufs", "int_ops", "read_buf")
         self._buffer = structs.offsets(
-            "videobuf_buffer", "magic", "size", "state", "ts", "memory", "bsize", "baddr", "priv"
+            "videobuf_buffer", "magic", "size", "state", "memory", "bsize", "baddr", "priv"
         )
         self._dma = structs.offsets(
             "videobuf_dmabuf", "magic", "pages", "vaddr_pages", "bus_addr", "sglist", "sglen", "nr_pages"
@@ -51,11 +53,15 @@ class Videobuf:
         self._operations: dict[int, bool] = {}
         self._known: dict[int, tuple[bytes, MediaBuffer]] = {}
 
-    def queues(self, words: NDArray[np.uint64], at: int) -> list[int]:
-        """Addresses of the queues in memory that was read from ``at``."""
+    def queues(self, private: int) -> list[int]:
+        """Addresses of the queues that a driver keeps in what it has for an opener."""
+        try:
+            words = self._reader.words(private, _OPENER_WORDS)
+        except GuestReadError:
+            return []
         chosen = np.flatnonzero(words >= np.uint64(_KERNEL_HALF))
         return [
-            at + 8 * place - self._queue["int_ops"]
+            private + 8 * place - self._queue["int_ops"]
             for place, word in zip(chosen.tolist(), words[chosen].tolist(), strict=True)
             if self._is_operations(word)
         ]
@@ -74,10 +80,6 @@ class Videobuf:
         """Whether there still is a queue at this address."""
         operations = self._reader.u64(queue + self._queue["int_ops"])
         return self._operations.get(operations, False) and self._reader.u32(operations) == _MAGIC_QTYPE_OPS
-
-    def forget(self) -> None:
-        """Modules have come or gone: their operations may lie elsewhere now."""
-        self._operations.clear()
 
     def buffers(self, queue: int) -> list[MediaBuffer]:
         """The buffers of a queue that have memory to write to; one that makes no sense is left out."""
@@ -158,7 +160,6 @@ class Videobuf:
             offset=offset, pfns=pfns, pinned=user and mapped,
             complete=len(pfns) == (offset + length + PAGE_SIZE - 1) >> PAGE_SHIFT,
             watch=tuple(word & ~7 for word in watched), state_at=address + at["state"],
-            stamp_at=address + at["ts"],
             extents=np.array([[bus, length]], dtype=np.int64) if memory == OVERLAY else None,
         )  # fmt: skip
 
