@@ -133,6 +133,7 @@ class Checker:
             "fields": ground.fields,
             "verdicts": self._court.counts(),
             "oddities": ground.oddities.counts(),
+            "states": ground.oddities.states.names(),
             "pins": ground.pins.status() if ground.pins is not None else {},
             "contract": ground.contract.status() if ground.contract is not None else {},
             "audit": self.audit.figures(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from vcapdev.dmacheck.states import PageStates
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.pages import Bools, PageFacts, Pfns
 
@@ -22,11 +23,14 @@ class Oddities:
     ``pinned-again``: a whole buffer released and pinned anew at once; ``unwatched``: too many pinned pages to
     watch them for their release;
     ``passing``: bad at only one of two looks; ``unreadable``: guest data that led nowhere.
+
+    :ivar states: all states and changes of state that were seen, odd or not.
     """
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._inside: dict[str, set[int]] = {}
+        self.states = PageStates()
 
     def add(self, name: str, count: int = 1) -> None:
         """Count something."""
@@ -35,6 +39,7 @@ class Oddities:
 
     def observe(self, kernel: Kernel, facts: PageFacts) -> None:
         """Count pages that have entered an odd state."""
+        self.states.observe(kernel, facts)
         bit = kernel.flags.bit
         odd = (facts.mapcount < 0) | facts.has(bit("swapcache") | bit("writeback")) | facts.torn
         if not self._inside and not odd.any():
@@ -54,6 +59,7 @@ class Oddities:
     def forget(self) -> None:
         """Pages are others now; counts stay."""
         self._inside.clear()
+        self.states.forget()
 
     def _enter(self, name: str, pfns: Pfns, inside: Bools) -> None:
         now = set(pfns[inside].tolist())
