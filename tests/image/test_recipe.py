@@ -102,3 +102,15 @@ def test_the_key_follows_the_content_only() -> None:
     others = ["assume: [b1]\n", "kernel: linux-image-amd64\n", "allow-expired: true\n"]
     keys = {make_recipe(base + line).key for line in others}
     assert len(keys | {make_recipe(base).key}) == 4
+
+
+def test_a_kernel_may_be_any_of_a_release() -> None:
+    recipe = make_recipe("suites: [sid]\nkernel: linux-image-7.3.*-amd64\nkernel-else: linux-image-amd64\n")
+    assert (recipe.kernel, recipe.kernel_else) == ("linux-image-7.3.*-amd64", "linux-image-amd64")
+    plain = make_recipe("suites: [sid]\nkernel: linux-image-7.3.*-amd64\n")
+    assert plain.key != recipe.key
+    for wrong in ("linux-*-*-amd64", "*", "linux image"):
+        with pytest.raises(UsageError, match="which is not the name of a Debian package"):
+            make_recipe(f"suites: [sid]\nkernel: '{wrong}'\n")
+    with pytest.raises(UsageError, match="'kernel-else' stands in for a kernel, and there is none"):
+        make_recipe("suites: [sid]\npackages: [tool]\nkernel-else: linux-image-amd64\n")

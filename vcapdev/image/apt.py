@@ -276,6 +276,16 @@ class AptRoot:
         rows = [line.split("|") for line in result.stdout.splitlines()]
         return list(dict.fromkeys(row[1].strip() for row in rows if len(row) == 3 and row[0].strip() == name))
 
+    def matching(self, pattern: str) -> list[str]:
+        """Packages whose names match, with "*" for digits and dots; the highest numbers first."""
+        head, _, tail = pattern.partition("*")
+        shape = re.compile(rf"{re.escape(head)}(\d+(?:\.\d+)*){re.escape(tail)}\Z")
+        names = self._run("apt-cache", "pkgnames", head).stdout.split()
+        numbers = {name: match[1] for name in names if (match := shape.match(name))}
+        return sorted(
+            numbers, key=lambda name: [int(part) for part in numbers[name].split(".")], reverse=True
+        )
+
     def dependents(self, plan: Plan, name: str) -> Plan:
         """Those packages of ``plan`` that depend on ``name`` directly."""
         stanzas = self._run(

@@ -157,34 +157,53 @@ def _resolve(recipe: Recipe, root: AptRoot, cache: Cache, progress: Progress) ->
         return Resolution(recipe.name, recipe.key, packages, warnings)
 
 
+def _kernels(recipe: Recipe, root: AptRoot) -> list[str]:
+    """Packages to try as the kernel, the best first; none in a recipe without."""
+    if recipe.kernel is None:
+        return []
+    found = root.matching(recipe.kernel) if "*" in recipe.kernel else [recipe.kernel]
+    found += [recipe.kernel_else] if recipe.kernel_else else []
+    return found or [recipe.kernel]  # apt then says that there is none
+
+
 class _Search:
     """A set of packages for a recipe, without those versions that the mirror turned out not to have."""
 
     def __init__(self, recipe: Recipe, root: AptRoot) -> None:
         self._recipe, self._root = recipe, root
-        self._names = [*([recipe.kernel] if recipe.kernel else []), *recipe.packages]
+        self._kernels = _kernels(recipe, root)
         self._excluded: set[tuple[str, str]] = set()
         self._last: Plan = []
         self._why: VanishedError | None = None
-        self.notes: list[str] = []
+        self._notes: list[str] = []
+
+    @property
+    def notes(self) -> list[str]:
+        """What has to be said about the last plan."""
+        wish, other = self._recipe.kernel, self._recipe.kernel_else
+        if other is None or self._kernels[0] != other:
+            return self._notes
+        return [*self._notes, f"the mirror has no {wish}: {other} is used, which may be another release"]
 
     def plan(self) -> Plan:
         """The next plan. An exact dependency on a vanished version takes its dependents with it."""
         while True:
+            names = [*self._kernels[:1], *self._recipe.packages]
             try:
-                self._last = self._root.resolve(self._names, self._recipe.prefer, self._excluded)
+                self._last = self._root.resolve(names, self._recipe.prefer, self._excluded)
                 return self._last
-            except UnresolvableError:
-                if self._why is None:
-                    raise
-                if not self._exclude_dependents():
-                    raise self._why from None
+            except UnresolvableError as error:
+                if self._why is not None and self._exclude_dependents():
+                    continue
+                if len(self._kernels) < 2:
+                    raise self._why or error from None
+                del self._kernels[0]
 
     def exclude(self, error: VanishedError) -> None:
         self._why = error
         for package in error.packages:
             self._excluded.add((package.name, package.version))
-            self.notes.append(
+            self._notes.append(
                 f"the mirror lists {package.name} {package.version} but does not have it: the next version "
                 "that it has is used"
             )

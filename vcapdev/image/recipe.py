@@ -12,7 +12,9 @@ A recipe names no host: the archives come from the machine's apt configuration. 
         prefer: true             # take packages and their dependencies from here first (apt's target release)
         components: [main]
     allow-expired: true          # accept a Release file past its Valid-Until; its signature still counts
-    kernel: linux-image-amd64    # metapackage or package; absent in recipes that are no guest image
+    kernel: linux-image-amd64    # metapackage or package; absent in recipes that are no guest image. One "*"
+                                 # stands for digits and dots: of linux-image-7.3.*-amd64 the newest there is
+    kernel-else: linux-image-amd64  # when there is no such package (any longer); a warning says so
     packages: [busybox-static]   # userland, with everything they depend on
     assume: [initramfs-tools]    # dependencies of packages that are not needed in an unpacked tree
 """
@@ -33,8 +35,9 @@ from vcapdev.image.cache import digest
 from vcapdev.resources import resource_dir
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+\Z")
+_KERNEL = re.compile(r"[a-z0-9][a-z0-9+.-]+(\*[a-z0-9+.-]+)?\Z")
 _SUITE = re.compile(r"[a-z][a-z0-9./-]*\Z")
-_TOP = ("description", "suites", "allow-expired", "kernel", "packages", "assume")
+_TOP = ("description", "suites", "allow-expired", "kernel", "kernel-else", "packages", "assume")
 _SUITE_KEYS = ("suite", "archive", "optional", "prefer", "components")
 _ARCHIVES = ("main", "security")
 
@@ -60,13 +63,15 @@ class Recipe:
     suites: tuple[Suite, ...]
     packages: tuple[str, ...]
     kernel: str | None = None
+    kernel_else: str | None = None
     assume: tuple[str, ...] = ()
     allow_expired: bool = False
 
     @property
     def key(self) -> str:
         """Cache key over the content, not over file name, place or description."""
-        return digest(repr((self.suites, self.packages, self.kernel, self.assume, self.allow_expired)))
+        kernel = (self.kernel, self.kernel_else) if self.kernel_else else self.kernel
+        return digest(repr((self.suites, self.packages, kernel, self.assume, self.allow_expired)))
 
     @property
     def prefer(self) -> str | None:
@@ -123,19 +128,22 @@ def parse_recipe(content: str, path: Path) -> Recipe:
         ) from error
     check = _Checker(path)
     top = check.mapping(data, "recipe", _TOP)
-    kernel = top.get("kernel")
+    kernel, other = top.get("kernel"), top.get("kernel-else")
     recipe = Recipe(
         name=path.stem,
         path=path,
         description=check.string(top.get("description", ""), "description"),
         suites=check.suites(top.get("suites")),
         packages=check.names(top.get("packages", []), "packages"),
-        kernel=None if kernel is None else check.name(kernel, "kernel"),
+        kernel=None if kernel is None else check.name(kernel, "kernel", _KERNEL),
+        kernel_else=None if other is None else check.name(other, "kernel-else"),
         assume=check.names(top.get("assume", []), "assume"),
         allow_expired=check.flag(top.get("allow-expired", False), "allow-expired"),
     )
     if not recipe.packages and not recipe.kernel:
         raise check.error("packages", "names no package, and there is no kernel either")
+    if recipe.kernel_else and not recipe.kernel:
+        raise check.error("kernel-else", "stands in for a kernel, and there is none")
     if sum(suite.prefer for suite in recipe.suites) > 1:
         raise check.error("suites", "marks more than one suite with prefer")
     return recipe
@@ -168,8 +176,8 @@ class _Checker:
             raise self.error(key, f"must be true or false, not {value!r}")
         return value
 
-    def name(self, value: object, key: str) -> str:
-        if not isinstance(value, str) or not _NAME.match(value):
+    def name(self, value: object, key: str, pattern: re.Pattern[str] = _NAME) -> str:
+        if not isinstance(value, str) or not pattern.match(value):
             raise self.error(key, f"holds {value!r}, which is not the name of a Debian package")
         return value
 
