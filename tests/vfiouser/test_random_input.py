@@ -8,9 +8,9 @@ import os
 
 import pytest
 from client import Disconnected, memfd
-from conftest import resources
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from served import resources
 
 from vcapdev.vfiouser import wire
 from vcapdev.vfiouser.wire import Command

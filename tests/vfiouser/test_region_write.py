@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 
 import pytest
-from conftest import CONFIG, READ_ONLY_BAR, REFUSED_OFFSET
+from served import CONFIG, READ_ONLY_BAR, REFUSED_OFFSET
 
 from vcapdev.vfiouser import Limits, wire
 from vcapdev.vfiouser.wire import Command

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 
 import pytest
-from conftest import READ_ONLY_BAR
+from served import READ_ONLY_BAR
 
 from vcapdev.vfiouser import wire
 from vcapdev.vfiouser.wire import Command
