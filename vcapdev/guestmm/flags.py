@@ -13,6 +13,7 @@ from vcapdev.guestmm.vmcoreinfo import Vmcoreinfo
 _ALIASES = frozenset(
     {"readahead", "checked", "fscache", "pinned", "savepinned", "foreign", "xen_remapped", "slob_free"}
     | {"double_map", "isolated", "reported", "vmemmap_self_hosted", "has_hwpoisoned", "owner_2"}
+    | {"movable_ops", "movable_ops_isolated"}
     | {"partially_mapped", "large_rmappable", "hugetlb", "anon_exclusive", "swapcache"}
 )
 _NEEDED = ("locked", "dirty", "lru", "writeback", "reserved", "head", "swapbacked")

@@ -5,7 +5,9 @@ Names are compressed: each byte of a name stands for a token of a table of 256; 
 expanded name is the symbol's type. Since 6.1 (commit 73bbb94466fd) a name longer than 127 tokens has a
 two-byte length. Addresses are 32-bit offsets against ``kallsyms_relative_base``; where
 ``CONFIG_KALLSYMS_ABSOLUTE_PERCPU`` was set a positive offset is an absolute address, else (since 6.15) every
-offset counts from the base. vmcoreinfo names the tables since 6.0 (commit 5fd8fea935a1).
+offset counts from the base. In 7.x there is no such base: an offset counts from its own place in the table.
+vmcoreinfo names the tables since 6.0 (commit 5fd8fea935a1); before, they are found by their look. Which way
+addresses are told is tried: a symbol that vmcoreinfo lists must come out where vmcoreinfo has it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from vcapdev.guestmm.kernelimage import KernelImage
 from vcapdev.guestmm.memory import GuestReadError
 from vcapdev.guestmm.pagetable import PageTable
 from vcapdev.guestmm.vmcoreinfo import Vmcoreinfo
@@ -24,7 +27,8 @@ _MAX_SYMBOLS = 500_000
 _MAX_NAME = 1024  # characters; KSYM_NAME_LEN is 512
 _MAX_TOKEN = 256
 _MAX_TEXT = 64 << 20  # characters of all names; a kernel has some 5 million
-_TABLES = ("names", "num_syms", "token_table", "token_index", "offsets", "relative_base")
+_TABLES = ("names", "num_syms", "token_table", "token_index", "offsets")
+_LISTED = ("_stext", "init_uts_ns", "swapper_pg_dir", "node_data")  # symbols that vmcoreinfo tells, too
 
 
 class KallsymsError(ValueError):
@@ -68,19 +72,34 @@ class Kallsyms:
 def read_kallsyms(note: Vmcoreinfo, table: PageTable, breathe: Callable[[], None]) -> Kallsyms:
     """Read all symbols; ``breathe`` is called now and then, so that a device can answer meanwhile.
 
-    :raise KallsymsError: when the note does not name the tables, or they are absurd.
+    :raise KallsymsError: when the tables are not found, or they are absurd.
     """
-    places = {name: note.symbol(f"kallsyms_{name}") for name in _TABLES}
-    missing = [name for name, place in places.items() if place is None]
-    if missing:
-        raise KallsymsError(f"vmcoreinfo does not name kallsyms_{missing[0]} (kernels before 6.0 do not)")
     try:
-        return _read({name: place for name, place in places.items() if place is not None}, table, breathe)
+        return _read(note, _places(note, table, breathe), table, breathe)
     except GuestReadError as error:
         raise KallsymsError(f"kallsyms cannot be read: {error}") from error
 
 
-def _read(places: dict[str, int], table: PageTable, breathe: Callable[[], None]) -> Kallsyms:
+def _places(note: Vmcoreinfo, table: PageTable, breathe: Callable[[], None]) -> dict[str, int]:
+    """Addresses of the tables, told by vmcoreinfo or found in the kernel's image."""
+    told = {name: note.symbol(f"kallsyms_{name}") for name in (*_TABLES, "relative_base")}
+    missing = [name for name in _TABLES if told[name] is None]
+    if not missing:
+        return {name: place for name, place in told.items() if place is not None}
+    start = note.symbol("_stext")
+    breathe()
+    found = None if start is None else KernelImage.read(table, start).kallsyms()
+    if found is None:
+        raise KallsymsError(
+            f"vmcoreinfo does not name kallsyms_{missing[0]}, and the kernel's image has no such table "
+            "(it needs CONFIG_KALLSYMS=y and CONFIG_KALLSYMS_ALL=y)"
+        )
+    return found
+
+
+def _read(
+    note: Vmcoreinfo, places: dict[str, int], table: PageTable, breathe: Callable[[], None]
+) -> Kallsyms:
     count = table.u32(places["num_syms"])
     if not 0 < count <= _MAX_SYMBOLS:
         raise KallsymsError(f"kallsyms claims {count} symbols")
@@ -90,7 +109,34 @@ def _read(places: dict[str, int], table: PageTable, breathe: Callable[[], None])
     limit = min([*behind, places["names"] + count * 128]) - places["names"]
     names = _expand(table.read(places["names"], limit), count, tokens, breathe)
     offsets = np.frombuffer(table.read(places["offsets"], 4 * count), dtype="<i4")
-    return Kallsyms(names, _addresses(offsets, table.u64(places["relative_base"])))
+    base = table.u64(places["relative_base"]) if "relative_base" in places else None
+    return Kallsyms(names, _addresses_of(note, names, offsets, base, places["offsets"]))
+
+
+def _addresses_of(
+    note: Vmcoreinfo, names: list[str], offsets: NDArray[np.int32], base: int | None, offsets_at: int
+) -> NDArray[np.uint64]:
+    """Addresses, told so that symbols which vmcoreinfo lists as well come out where it has them.
+
+    :raise KallsymsError: when none of the known ways does that.
+    """
+    ways = [_from_places(offsets, offsets_at)] if base is None else [_addresses(offsets, base)]
+    if base is not None and int(offsets.min()) < 0:
+        ways.append(np.uint64(base) + offsets.astype(np.int64).view(np.uint64))
+    known = {names.index(name): note.symbol(name) for name in _LISTED if name in names}
+    for addresses in ways:
+        if all(told is None or int(addresses[row]) == told for row, told in known.items()):
+            return addresses
+    raise KallsymsError("offsets of kallsyms are not understood: vmcoreinfo has symbols elsewhere")
+
+
+def _from_places(offsets: NDArray[np.int32], at: int) -> NDArray[np.uint64]:
+    """Offsets against the place in the table where each of them is."""
+    return (
+        np.uint64(at)
+        + np.arange(len(offsets), dtype=np.uint64) * np.uint64(4)
+        + offsets.astype(np.int64).view(np.uint64)
+    )
 
 
 def _addresses(offsets: NDArray[np.int32], base: int) -> NDArray[np.uint64]:

@@ -16,6 +16,7 @@ from vcapdev.errors import InconclusiveError
 from vcapdev.guestmm.btf import Btf, BtfError
 from vcapdev.guestmm.flags import FlagsError, PageFlags, PageTypes
 from vcapdev.guestmm.kallsyms import Kallsyms, KallsymsError, read_kallsyms
+from vcapdev.guestmm.kernelimage import KernelImage
 from vcapdev.guestmm.layout import LayoutError, PageLayout
 from vcapdev.guestmm.memory import PAGE_SHIFT, GuestMemory, GuestReadError
 from vcapdev.guestmm.pagetable import PageTable
@@ -24,6 +25,7 @@ from vcapdev.guestmm.vmemmap import MAX_PAGES, Vmemmap
 
 START_KERNEL_MAP = 0xFFFFFFFF80000000  # __START_KERNEL_map, arch/x86/include/asm/page_64_types.h
 _UTS_FIELD = 65  # __NEW_UTS_LEN + 1
+_UTS_LEAST = 32  # bytes that may lie before the name in struct uts_namespace
 _ALIVE_SECONDS = 0.5  # jiffies advance every 4 ms (CONFIG_HZ=250), 10 ms at the least
 
 _MAX_NOTES = 256  # a hostile guest may leave one on each page
@@ -106,13 +108,17 @@ def attach(memory: GuestMemory, breathe: Breathe = lambda: None) -> Kernel:
 def _validate(memory: GuestMemory, note: Vmcoreinfo) -> PageTable:
     """The kernel's page table, when note, page table and utsname agree with one another."""
     directory, phys_base = note.symbol("swapper_pg_dir"), note.number("phys_base")
-    names, offset = note.symbol("init_uts_ns"), note.offset("uts_namespace.name")
-    if directory is None or phys_base is None or names is None or offset is None:
+    names = note.symbol("init_uts_ns")
+    if directory is None or phys_base is None or names is None:
         raise VmcoreinfoError("vmcoreinfo lacks swapper_pg_dir, phys_base or init_uts_ns (not x86-64?)")
     top = directory - START_KERNEL_MAP + phys_base
     table = PageTable(memory, top, 5 if note.number("pgtable_l5_enabled") else 4)
     if table.translate(directory) != top:
         raise VmcoreinfoError("its page table does not map itself")
+    offset = note.offset("uts_namespace.name")
+    raw = table.read(names, _UTS_LEAST + 3 * _UTS_FIELD)
+    if offset is None:  # not listed by 5.10; it begins with the name of the system
+        offset = max(raw.find(b"Linux\0", 0, _UTS_LEAST), 0)
     release = table.read(names + offset + 2 * _UTS_FIELD, _UTS_FIELD).split(b"\0")[0]
     if release != note.release.encode():
         raise VmcoreinfoError(f"utsname says {release.decode('ascii', 'replace')!r}")
@@ -146,7 +152,7 @@ def _alive(found: list[tuple[Vmcoreinfo, PageTable]], breathe: Breathe) -> tuple
 def _understand(memory: GuestMemory, note: Vmcoreinfo, table: PageTable, breathe: Breathe) -> Kernel:
     try:
         symbols = read_kallsyms(note, table, breathe)
-        btf = _read_btf(symbols, table, breathe)
+        btf = _read_btf(note, symbols, table, breathe)
         layout = PageLayout.probe(btf, note)
         vmemmap = Vmemmap(memory, table, vmemmap_base(note, table), layout.size, _max_pfn(symbols, table))
         return Kernel(
@@ -165,11 +171,15 @@ def _understand(memory: GuestMemory, note: Vmcoreinfo, table: PageTable, breathe
         raise AttachError(f"kernel {note.release} in the guest is not understood: {error}") from error
 
 
-def _read_btf(symbols: Kallsyms, table: PageTable, breathe: Breathe) -> Btf:
+def _read_btf(note: Vmcoreinfo, symbols: Kallsyms, table: PageTable, breathe: Breathe) -> Btf:
     start, stop = symbols.address("__start_BTF"), symbols.address("__stop_BTF")
-    if start is None or stop is None or not start < stop:
+    if start is not None and stop is not None and start < stop:
+        data: bytes | None = table.read(start, stop - start)
+    else:  # no symbols of data (CONFIG_KALLSYMS_ALL)
+        text = note.symbol("_stext")
+        data = None if text is None else KernelImage.read(table, text).btf()
+    if data is None:
         raise BtfError("it has no BTF (it needs CONFIG_DEBUG_INFO_BTF=y)")
-    data = table.read(start, stop - start)
     breathe()
     return Btf(data, breathe)
 
