@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import signal
@@ -69,9 +70,14 @@ NTSC = {"norm": "NTSC", "width": 640, "height": 480, "format": "BGR4"}
 def test_the_stock_driver_is_clean_under_pressure(
     swap: str, picture: dict[str, Any], prepared: Prepared, tmp_path: Path
 ) -> None:
-    options = RunOptions(frames=FRAMES, swap=swap, report=tmp_path / "report", **picture)
+    options = RunOptions(
+        frames=FRAMES, swap=swap, report=tmp_path / "report", audit=0.1, audit_seed=5, **picture
+    )
     status, report, _ = run(options, prepared)
     assert status is ExitStatus.CLEAN, report.sentence
+    assert report.audit is not None
+    assert report.audit.pages > 1000
+    assert (report.audit.disagreed, report.audit.turned, report.audit.not_stopped) == (0, 0, 0)
     assert report.verdicts == []
     assert report.pins.left == 0
     assert report.swap.pages_out > 0
@@ -97,13 +103,32 @@ def test_the_unaltered_driver_built_like_the_mutants_is_clean() -> None:
 
 @pytest.mark.parametrize("swap", ["disk", "zram"])
 @pytest.mark.parametrize(("mutant", "rule"), [("early-unpin", "not-pinned"), ("no-dirty", "not-dirtied")])
-def test_mutants_are_caught(mutant: str, rule: str, swap: str) -> None:
+def test_mutants_are_caught_and_a_bundle_is_kept(mutant: str, rule: str, swap: str, tmp_path: Path) -> None:
     options = RunOptions(frames=FRAMES, swap=swap, mutant=mutant, clean=mutant == "no-dirty")
+    options = replace(options, on_violation="bundle", bundle=tmp_path / "kept", bundle_size=200)
     status, report, shown = run(options, prepare(options, Silent()))
     assert status is ExitStatus.FINDINGS, report.sentence
+    looked_at(tmp_path / "kept", rule)
     assert rule in {verdict.rule for verdict in report.verdicts}
     assert f"vcapdev: {rule} (" in shown
     assert report.sentence.startswith("Findings: ")
+
+
+def looked_at(bundle: Path, rule: str) -> None:
+    """The bundle is as large as it may be at most, and opens with everything bound."""
+    index = json.loads((bundle / "bundle.json").read_text())
+    assert index["verdict"]["rule"] == rule
+    assert index["vcpus_stopped"] is True
+    assert index["vcpus"][0]["rip"]
+    assert sum(path.stat().st_blocks * 512 for path in bundle.iterdir()) < 220 << 20
+    assert (bundle / "dma-trace.txt").read_text().count("write: program")
+    assert "INT_STAT" in (bundle / "register-trace.txt").read_text()
+    question = "print('same', page_to_pfn(page).value_(), task.comm.string_().decode())\n"
+    answer = subprocess.run(
+        [sys.executable, "-m", "vcapdev", "look", str(bundle)], input=question, capture_output=True,
+        text=True, cwd=ROOT, timeout=DEADLINE, check=True,
+    ).stdout  # fmt: skip
+    assert f"same {index['verdict']['pfn']} vcap-capture" in answer, answer
 
 
 QUIET = RunOptions(frames=5000, swap="none", pressure="none")
