@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Protects the figure of distinct page states and changes: each once, in words, none that was not seen."""
 
+import pytest
 from fakecard import cards
 
 card = cards()
 A, B = 2000, 2001
 PLAIN = "anonymous, lru, mapped, pins 1"
+
+
+@pytest.fixture(autouse=True)
+def collecting(card):
+    card.checker.collect_states()
 
 
 def states(card):
@@ -42,3 +48,12 @@ def test_what_differs_is_told(card):
         "anonymous, lru, unevictable, mapped, pins 2, 1 references more",
         "file, lru, dirty, mapped more than once, pins 1, 3 or more references more",
     }
+
+
+def test_nothing_is_collected_unasked_and_a_new_scene_asks(card):
+    other = card.checker.afresh()
+    card.checker._ground.oddities.states.wanted = False
+    card.guest.anon(A)
+    card.write(card.program(A))
+    assert states(card) == set()
+    assert other._ground.oddities.states.wanted

@@ -28,15 +28,21 @@ Codes = NDArray[np.uint64]
 
 
 class PageStates:
-    """Distinct states and changes of all pages that were looked at. A code of 0 is "not seen before"."""
+    """Distinct states and changes of all pages that were looked at. A code of 0 is "not seen before".
+
+    :ivar wanted: whether they are collected at all: that costs as much as a rule or two.
+    """
 
     def __init__(self) -> None:
+        self.wanted = False
         self._last: Codes = np.zeros(0, dtype=np.uint64)
         self._states: set[int] = set()
         self._changes: set[tuple[int, int]] = set()
 
     def observe(self, kernel: Kernel, facts: PageFacts) -> None:
         """Pages that have changed, or are looked at for the first time."""
+        if not self.wanted:
+            return
         if len(self._last) < kernel.vmemmap.pages:
             self._last = np.zeros(kernel.vmemmap.pages, dtype=np.uint64)
         known = facts.present & ~facts.torn & (facts.pfn < len(self._last))
