@@ -258,3 +258,23 @@ def test_the_watcher_ends_the_wait(guest) -> None:
     agent, _ = guest(lambda frame: b"", watch=watch)
     with pytest.raises(Crash):
         agent.run(["prog"], timeout=10)
+
+
+def test_time_that_the_guest_stood_still_is_no_time_of_a_wait(guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody looked at the stopped guest for an hour: whoever waits for it waits on."""
+    now = [1000.0]
+    monkeypatch.setattr(channel.time, "monotonic", lambda: now[0])
+    waits = []
+
+    def look() -> None:
+        waits.append(1)
+        if len(waits) == 1:
+            now[0] += 3600
+            agent.excuse(3600)
+        elif len(waits) > 3:
+            now[0] += 3
+
+    agent, _ = guest(lambda frame: b"", watch=look)
+    with pytest.raises(GuestTimeoutError, match="waited 5 s"):
+        agent.wait_for(lambda: False, 5, "nothing")
+    assert len(waits) > 4
