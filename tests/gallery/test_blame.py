@@ -63,10 +63,11 @@ def test_one_right_verdict_among_others_is_enough_and_none_is_not() -> None:
     assert wrong([], {}) == "there is no verdict"
 
 
-def test_a_rule_is_found_by_its_name_or_number() -> None:
+def test_verdicts_are_chosen_by_the_name_of_their_rule_or_of_two() -> None:
     other = WRITE | {"rule": "free-page", "id": "V1"}
     assert of_rule([other, WRITE], "not-pinned") == [WRITE]
-    assert of_rule([other, WRITE], "V1") == [other]
+    assert of_rule([other, WRITE], "not-pinned or free-page") == [other, WRITE]
+    assert of_rule([other, WRITE], "recycled") == []
 
 
 def test_the_description_names_what_is_known() -> None:

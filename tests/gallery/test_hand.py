@@ -10,6 +10,7 @@ import pytest
 from vcapdev.dmacheck.contract import CONTRACT_RULES
 from vcapdev.dmacheck.rules import ALL_RULES
 from vcapdev.errors import UsageError
+from vcapdev.gallery.blame import either
 from vcapdev.gallery.hand import FRAMES, scene_of
 from vcapdev.gallery.mutants import chosen
 from vcapdev.image.mutants import Mutant, find_mutant, mutants
@@ -23,10 +24,10 @@ def test_there_are_thirty_altered_drivers_and_more() -> None:
 
 @pytest.mark.parametrize("mutant", mutants(), ids=lambda mutant: mutant.name)
 def test_each_is_described_in_full(mutant: Mutant) -> None:
-    assert {mutant.rule, *mutant.also} <= NAMES
+    assert {*either(mutant.rule), *mutant.also} <= NAMES
     scene = scene_of(mutant)
     assert scene.modules == mutant.name
-    assert scene.expect.rules == {mutant.rule} - {FRAMES}
+    assert scene.expect.rules in (set(), {mutant.rule})
     assert scene.unload
     assert len(mutant.diff.read_text().splitlines()) < 60
 

@@ -28,8 +28,10 @@ from vcapdev.dmacheck.court import Court
 from vcapdev.dmacheck.examiner import Examiner
 from vcapdev.dmacheck.ground import Ground
 from vcapdev.dmacheck.look import BatchPages
-from vcapdev.dmacheck.rules import OUTSIDE_RAM
+from vcapdev.dmacheck.rules import OUTSIDE_RAM, Rule
 from vcapdev.dmacheck.verdict import Verdict
+from vcapdev.guestmm.kernel import Kernel
+from vcapdev.guestmm.memory import PAGE_SHIFT
 
 
 class Checker:
@@ -70,6 +72,11 @@ class Checker:
     def attached(self) -> bool:
         """Whether the guest's kernel is known at this moment, beyond doubt."""
         return self._ground.attached
+
+    @property
+    def kernel(self) -> Kernel | None:
+        """The guest's kernel, where it is known."""
+        return self._ground.kernel if self._ground.ready() else None
 
     def attach(self) -> bool:
         """Find the guest's kernel now; takes about a second. ``status()["why_not"]`` tells why not."""
@@ -222,6 +229,18 @@ class Checker:
             oddities.add("fetch-aborted")
         else:
             self._guard(lambda: self._court.outside(OUTSIDE_RAM, addr, length, origin, why.value))
+
+    def refused(
+        self, rule: Rule, subject: str, address: int, physical: int, origin: int, notes: list[str]
+    ) -> None:
+        """A transfer that the guest's IOMMU refused, judged by who follows that (``vcapdev.dmacheck.iommu``).
+
+        :param physical: the address that the bus address has led to; negative where that is not known.
+        """
+        kernel, pfn = self.kernel, physical >> PAGE_SHIFT
+        page = (kernel, pfn) if kernel is not None and 0 <= pfn < kernel.vmemmap.pages else None
+        with self._ground.judgement():
+            self._guard(lambda: self._court.refused(rule, subject, address, origin, notes, page))
 
     def checkpoint(self, what: Checkpoint) -> None:
         """Look for released pins; attach at the start of DMA; forget everything at a reset."""

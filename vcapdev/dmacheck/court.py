@@ -136,6 +136,31 @@ class Court:
             pfn = address >> PAGE_SHIFT
             self._new(Verdict(rule, subject, pfn, address, self._origin(origin), None, evidence))
 
+    def refused(
+        self,
+        rule: Rule,
+        subject: str,
+        address: int,
+        origin: int,
+        notes: list[str],
+        page: tuple[Kernel, int] | None,
+    ) -> None:
+        """A transfer that the guest's IOMMU has refused.
+
+        :param page: the kernel, and the page frame that the address has led to; None where that is not known.
+        """
+        if self._known(rule, subject, 1) is not None:
+            return
+        with self._pause() as stopped:
+            evidence, pfn = Evidence(stopped=stopped), -1
+            if page is not None:
+                kernel, pfn = page
+                pages = PageSet(kernel, np.array([pfn], dtype=np.int64))
+                pages.read()
+                evidence = self._evidence(kernel, pages.facts(), 0, stopped)
+            evidence.notes[:0] = notes
+            self._new(Verdict(rule, subject, pfn, address, self._origin(origin), None, evidence))
+
     def device_verdict(self, rule: Rule, subject: str, batch: Batch) -> None:
         """A breach that lies in the order of what the device did, whatever the pages are."""
         if not len(batch.addr) or self._known(rule, subject, len(batch.addr)) is not None:

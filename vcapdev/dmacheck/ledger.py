@@ -165,5 +165,7 @@ class Record:
         if not len(hit):
             return 0, len(self.pfns), 0
         before = int(length[: hit[0]].sum()) + address - int(start[hit[0]])
-        _, seen = np.unique(start[: hit[0] + 1] // np.uint64(PAGE_SIZE), return_index=True)
-        return max(len(seen) - 1, 0), len(self.pfns), before
+        written = pages_of(start[: hit[0]], length[: hit[0]])  # whole pieces, and of the last what is before
+        part = np.array([address - int(start[hit[0]]) + 1], dtype=np.uint64)
+        written = np.union1d(written, pages_of(start[hit[0] : hit[0] + 1], part))
+        return max(len(written) - 1, 0), len(self.pfns), before

@@ -57,8 +57,8 @@ def proofs(directory: Path) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
     for path in sorted(directory.glob("*.yaml")):
         content = yaml.safe_load(path.read_text("utf-8"))
-        rule = str(content["rule"])
-        found.setdefault(by_id.get(rule, rule), []).append((path.stem, str(content["title"])))
+        for rule in str(content["rule"]).split(" or "):  # either is enough
+            found.setdefault(by_id.get(rule, rule), []).append((path.stem, str(content["title"])))
     return found
 
 

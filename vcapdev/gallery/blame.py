@@ -13,8 +13,13 @@ PROGRAM = "program"
 
 
 def of_rule(verdicts: Sequence[Json], rule: str) -> list[Json]:
-    """The verdicts of a rule, which may be given by its name or its number ("V3")."""
-    return [verdict for verdict in verdicts if rule in (verdict.get("rule"), verdict.get("id"))]
+    """The verdicts of a rule; "A or B" means either, where luck decides what the card meets first."""
+    return [verdict for verdict in verdicts if verdict.get("rule") in either(rule)]
+
+
+def either(rule: str) -> frozenset[str]:
+    """The names in "A or B"."""
+    return frozenset(rule.split(" or "))
 
 
 def describe(verdict: Json) -> str:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from vcapdev.errors import UsageError
+from vcapdev.gallery.blame import either
 from vcapdev.gallery.scene import Expectation, Machine, Picture, Scene
 from vcapdev.image.mutants import Mutant
 from vcapdev.run.capture import EXPECT
@@ -33,6 +34,8 @@ def scene_of(mutant: Mutant, *, modules: str | None = None) -> Scene:
     if unknown:
         raise UsageError(f"mutant {mutant.name}: run has unknown keys {', '.join(unknown)}")
     program = _program(mutant)
+    rules = either(mutant.rule) - {FRAMES}
+    loose = len(rules) > 1  # one of them is enough
     return Scene(
         name=mutant.name,
         title=mutant.title,
@@ -43,7 +46,7 @@ def scene_of(mutant: Mutant, *, modules: str | None = None) -> Scene:
         modules=modules or mutant.name,
         beside=tuple(tuple(shlex.split(words)) for words in _lines(run.get("beside", ()))),
         expect=Expectation(
-            rules=frozenset({mutant.rule} - {FRAMES}), also=frozenset(mutant.also), statuses=_ENDS
+            rules=frozenset() if loose else rules, also=frozenset(mutant.also) | rules, statuses=_ENDS
         ),
         picture=_picture(program),
         machine=_machine(mutant),

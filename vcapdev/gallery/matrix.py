@@ -68,9 +68,7 @@ def judge(mutant: Mutant, outcome: Outcome) -> Row:
     """The row of one mutant that was played."""
     mine = blaming.of_rule(outcome.verdicts, mutant.rule)
     rules = list(dict.fromkeys(str(verdict["rule"]) for verdict in outcome.verdicts))
-    strange = [rule for rule in rules if rule not in (mutant.rule, *mutant.also)]
-    if mine:
-        strange = [rule for rule in strange if rule != mine[0]["rule"]]
+    strange = [rule for rule in rules if rule not in {*blaming.either(mutant.rule), *mutant.also}]
     first = (mine or outcome.verdicts or [{}])[0]
     notes = [outcome.trouble, f"unexpected: {', '.join(strange)}" if mine and strange else ""]
     return Row(

@@ -34,6 +34,7 @@ from vcapdev.run.prepare import Prepared
 from vcapdev.vm.agent import Agent, AgentGoneError, GuestTimeoutError, Process
 from vcapdev.vm.watch import GuestCrash
 
+_ATTACH = 30.0  # seconds for the checker to look at a kernel again; 1 on an idle machine
 _TURN = 0.05  # seconds between two looks
 _SHELL = 60.0  # seconds for the lines of a setup or teardown
 _END = 10.0  # seconds for a program to end when told to
@@ -169,10 +170,8 @@ class Stage:
         if scene.modules != drivers.current or scene.unload or scene.parameters:
             modules = self._variants(scene.modules) if scene.modules is not None else {}
             drivers.unload(modules)
-            pair.device.call("new-scene")
             drivers.load(scene.modules, modules, scene.parameters)
-        else:
-            pair.device.call("new-scene")
+        pair.device.call("new-scene", timeout=_ATTACH)
         pair.device.call("clock", mode=scene.clock)
         agent.push(expected_file(scene.picture), capturing.EXPECT)
         for path, content in scene.files.items():

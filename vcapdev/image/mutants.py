@@ -15,7 +15,8 @@ and, where it is needed::
     ruins: true                     the guest cannot be trusted after it
     diff: OTHER                     the diff is that of another mutant: the same driver, another trigger
 
-``rule`` may also be "frames": no page is wrong, only the content of frames can tell.
+``rule`` may be "A or B", where luck decides which; and it may be "frames": no page is wrong, and only the
+content of frames can tell.
 """
 
 from __future__ import annotations

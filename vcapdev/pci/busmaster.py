@@ -179,10 +179,16 @@ class BusMaster:
     # Writing.
 
     def reaches(self, addr: int, length: int) -> bool:
-        """Whether a write there would find one piece of writable memory, as the map is now."""
+        """Whether a write there would find writable memory all along, as the map is now."""
         self._follow_map()
-        index = bisect_right(self._starts, addr) - 1
-        return index >= 0 and addr + length <= self._ends[index] and self._writable[index]
+        index, end = bisect_right(self._starts, addr) - 1, addr + length
+        if index < 0 or addr >= self._ends[index] or not self._writable[index]:
+            return False
+        while end > self._ends[index]:  # with a vIOMMU each page is a segment
+            seam, index = self._ends[index], index + 1
+            if index == len(self._starts) or self._starts[index] != seam or not self._writable[index]:
+                return False
+        return True
 
     def write(self, batch: Batch, data: NDArray[np.uint8], wanted: Callable[[], bool] | None = None) -> bool:
         """Move a batch's pieces out of ``data`` (shape ``(n,)``), in order.
@@ -277,7 +283,8 @@ class BusMaster:
         if not len(addr):
             return -1
         first, end = int(addr.min()), int(addr.max()) + int(length.max())
-        return bisect_right(self._starts, first) - 1 if self.reaches(first, end - first) else -1
+        home = bisect_right(self._starts, first) - 1
+        return home if home >= 0 and end <= self._ends[home] and self._writable[home] else -1
 
     def _locate(
         self, addr: NDArray[np.uint64], length: NDArray[np.uint64]

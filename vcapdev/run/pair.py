@@ -112,6 +112,7 @@ def serve_options(options: RunOptions, work: Path) -> ServeOptions:
         hold=options.on_violation != "continue",
         audit=options.audit,
         audit_seed=options.audit_seed,
+        iommu=f"{options.memory}M" if options.iommu else None,
         with_parent=True,
     )
 

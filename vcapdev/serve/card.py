@@ -103,9 +103,14 @@ class Card:
         self.server.close()
 
     def new_scene(self) -> None:
-        """Forget findings and figures of the checker; the kernel that it knows stays known."""
+        """Forget findings and figures of the checker; the kernel that it knows stays known.
+
+        Where the driver was exchanged the kernel is looked at again now, before its first program runs.
+        """
         old, self.checker = self.checker, self.checker.afresh()
         self.bus.observers[self.bus.observers.index(old)] = self.checker
+        if self.config.bus_master and not self.checker.attached:
+            self.checker.attach()
 
     def _poll(self) -> None:
         """Keep the checker up to date and ready before DMA starts: finding the kernel takes a second.

@@ -125,7 +125,7 @@ class Commands:
 
     def do_check_status(self, arguments: Json, session: ControlSession) -> Json:
         """What the checker has looked at."""
-        return self._card.checker.status()
+        return self._card.check_status()
 
     def do_verdicts(self, arguments: Json, session: ControlSession) -> Json:
         """All findings, each with its evidence and how often it came."""
@@ -138,7 +138,7 @@ class Commands:
     def do_new_scene(self, arguments: Json, session: ControlSession) -> Json:
         """Forget findings and figures; what is pinned now is no finding any more. The kernel stays known."""
         self._card.new_scene()
-        return self._card.checker.status()
+        return self._card.check_status()
 
     def do_hold(self, arguments: Json, session: ControlSession) -> Json:
         """Whether the next new kind of finding holds guest and card, and whether one does now."""
@@ -158,7 +158,7 @@ class Commands:
             "pid": os.getpid(),
             "segments": [
                 {"start": each.start, "size": each.size, "fd": each.fd, "offset": each.fd_offset}
-                for each in self._card.server.memory.segments
+                for each in self._card.guest_memory.segments
                 if each.fd >= 0
             ],
         }
@@ -168,7 +168,7 @@ class Commands:
         frame = self._card.chip.last_frame()
         if frame is None:
             raise CommandError("no frame has been sent yet")
-        return describe_frame(frame, self._card.checker.page_states())
+        return describe_frame(frame, self._card.page_states())
 
     def do_subscribe(self, arguments: Json, session: ControlSession) -> Json:
         """From now on, tell this client of findings as they come."""

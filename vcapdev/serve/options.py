@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vcapdev.errors import UsageError
+from vcapdev.serve.ram import parse as parse_ram
 
 CLOCKS = ("paced", "real", "fast", "step")
 NORMS = ("PAL", "NTSC", "SECAM")
@@ -28,12 +29,13 @@ class ServeOptions:
     hold: bool = False
     audit: float = 0.0  # share of judgements that are judged again with the vCPUs stopped, 0 to 1
     audit_seed: int = 0
+    iommu: str | None = None  # the guest has a vIOMMU, and RAM lies so: see vcapdev.serve.ram
     with_parent: bool = False
 
     def command_line(self) -> list[str]:
         """The words behind ``vcapdev serve`` that mean these options."""
         words: list[str] = []
-        for name in ("socket_path", "fd", "control", "qmp", "board", "revision", "norm", "clock"):
+        for name in ("socket_path", "fd", "control", "qmp", "board", "revision", "norm", "clock", "iommu"):
             if (value := getattr(self, name)) is not None:
                 words += [f"--{name.replace('_', '-')}", str(value)]
         if self.audit:
@@ -62,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="judge a share of judgements again with the guest stopped, as 1%%")  # fmt: skip
     parser.add_argument("--audit-seed", type=int, default=default.audit_seed, metavar="N",
                         help="which judgements those are (%(default)s)")  # fmt: skip
+    parser.add_argument("--iommu", metavar="RAM",
+                        help="the guest has a vIOMMU; RAM: how much of it a q35 has, as 256M, or where it "
+                        "lies, as START+SIZE@OFFSET,...")  # fmt: skip
     parser.add_argument("--with-parent", action="store_true", help="end when the parent process ends")
 
 
@@ -82,6 +87,13 @@ def from_arguments(args: argparse.Namespace) -> ServeOptions:
         raise UsageError(f"--revision {args.revision:#x}: the chip was made as 0x11 and 0x02")
     if args.hold and args.control is None:
         raise UsageError("--hold: nobody could let the guest go on again; give --control PATH, too")
+    if args.iommu is not None:
+        try:
+            parse_ram(args.iommu)
+        except ValueError:
+            raise UsageError(
+                f"--iommu {args.iommu}: give a q35 machine's RAM, as 256M or 4G, or START+SIZE@OFFSET,..."
+            ) from None
     return ServeOptions(
         socket_path=args.socket_path,
         fd=args.fd,
@@ -94,5 +106,6 @@ def from_arguments(args: argparse.Namespace) -> ServeOptions:
         hold=args.hold,
         audit=args.audit,
         audit_seed=args.audit_seed,
+        iommu=args.iommu,
         with_parent=args.with_parent,
     )

@@ -3,8 +3,8 @@
 
 One mmap for each distinct file, of the whole file, however many maps lie in it: with a vIOMMU every page is a
 map of its own, thousands of them, and each costs the same: who has to follow them watches them one by one
-(:class:`MapWatcher`). A segment is a numpy view into it. A view keeps its mapping alive, so a stale one can never
-fault; that it is not used after an unmap is the subscribers' business.
+(:class:`MapWatcher`). A segment is a numpy view into it. A view keeps its mapping alive, so a stale one can
+never fault; that it is not used after an unmap is the subscribers' business.
 
 SIGBUS is made impossible: only a memfd is accepted, of at least the size asked for, that is sealed against
 shrinking (we add the seal where that is still allowed), with ordinary pages (a page of hugetlbfs may be

@@ -2,8 +2,8 @@
 """Guest RAM by physical address, for whom the guest's IOMMU does not concern.
 
 Behind a vIOMMU the DMA map holds only what a driver has mapped, at bus addresses of the kernel's choice. RAM
-itself is one file all the same, which every map names: it is held whole from the first map on, and laid out as
-the launcher of the virtual machine says.
+itself is one file all the same, which every map names: it is held whole from the first map on, and laid out
+as the launcher of the virtual machine says.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ class RamMap:
         """RAM by guest physical address, ascending; empty while no client has mapped any of it."""
         return self._segments
 
-    def physical(self, segment: Segment) -> int | None:
-        """The guest physical address behind the first byte of a map's segment; None where that is not RAM."""
-        if self._file is None or segment.fd != self._file.fd:
+    def physical(self, fd: int, offset: int, size: int) -> int | None:
+        """The guest physical address of ``size`` bytes of a segment's file; None where they are not RAM."""
+        if self._file is None or fd != self._file.fd:
             return None
         for piece in self._layout:
-            into = segment.fd_offset - piece.offset
-            if 0 <= into and into + segment.size <= piece.size:
+            into = offset - piece.offset
+            if into >= 0 and into + size <= piece.size:
                 return piece.start + into
         return None
 

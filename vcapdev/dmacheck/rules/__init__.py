@@ -44,6 +44,7 @@ from vcapdev.dmacheck.rules.device import (
     NO_WRITE_RIGHT,
     STABLE_PAGE,
 )
+from vcapdev.dmacheck.rules.dmaapi import DMAAPI_RULES, NEVER_MAPPED, NOT_FOR_WRITING, USE_AFTER_UNMAP
 from vcapdev.dmacheck.rules.pages import (
     BAD_COUNT,
     OUTSIDE_RAM,
@@ -54,7 +55,13 @@ from vcapdev.dmacheck.rules.pages import (
 )
 from vcapdev.dmacheck.rules.pins import NOT_DIRTIED, PIN_LEAK, PIN_RULES, PINNED_AFTER_CLOSE
 
-ALL_RULES: tuple[Rule, ...] = (*PAGE_RULES, *PIN_RULES, *DEVICE_RULES, *CONTRACT_RULES)
+ALL_RULES: tuple[Rule, ...] = (
+    *PAGE_RULES,
+    *PIN_RULES,
+    *DEVICE_RULES,
+    *CONTRACT_RULES,
+    *DMAAPI_RULES,
+)
 
 __all__ = [
     "ALL_RULES",
@@ -69,13 +76,16 @@ __all__ = [
     "CROSSES_PAGES",
     "DEVICE",
     "DEVICE_RULES",
+    "DMAAPI_RULES",
     "DMA_OFF",
     "FETCH_CHANGED",
     "FETCH_FREE",
     "FETCH_REUSED",
     "KERNEL",
     "MISSING_PIN",
+    "NEVER_MAPPED",
     "NOT_DIRTIED",
+    "NOT_FOR_WRITING",
     "NOT_THE_DEVICES",
     "NO_WRITE_RIGHT",
     "OUTSIDE_BUFFER",
@@ -88,6 +98,7 @@ __all__ = [
     "STABLE_PAGE",
     "TWICE",
     "USER",
+    "USE_AFTER_UNMAP",
     "Codes",
     "PageRule",
     "Promise",
