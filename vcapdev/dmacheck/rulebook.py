@@ -15,7 +15,15 @@ from pathlib import Path
 
 import yaml
 
-from vcapdev.dmacheck.rules import ALL_RULES, CONTRACT_RULES, DEVICE_RULES, PAGE_RULES, PIN_RULES, Rule
+from vcapdev.dmacheck.rules import (
+    ALL_RULES,
+    CONTRACT_RULES,
+    DEVICE_RULES,
+    DMAAPI_RULES,
+    PAGE_RULES,
+    PIN_RULES,
+    Rule,
+)
 from vcapdev.resources import resource_dir
 
 WIDTH = 110
@@ -26,8 +34,8 @@ What a device may do to memory, as the checker holds it to. This page is made of
 `python -m vcapdev.dmacheck.rulebook > docs/rules.md`; edit them in `vcapdev/dmacheck/rules/`.
 
 Several rules look at the same page. It is blamed under the first that it breaks, in the order in which
-they stand here. V-numbers are those of the project's list of violations, R are reads, P and S what was
-added to it. A verdict says how sure it is:
+they stand here. V-numbers are those of the project's list of violations, R are reads, D the DMA API, P and
+S what was added to it. A verdict says how sure it is:
 
 - *certain at any single stable look*: two reads that agree are enough, wherever they fall;
 - *certain when seen both before and after the bytes moved*: what was bad at one of two looks only is
@@ -45,6 +53,7 @@ _PARTS: tuple[tuple[str, str, Sequence[Rule]], ...] = (
     ("Pins", "judged when pages are released, or should have been.", PIN_RULES),
     ("What the device does", "when it writes, where a write ends, what it fetches.", DEVICE_RULES),
     ("The media framework's contract", "whose the buffer is, where it ends.", CONTRACT_RULES),
+    ("The DMA API", "judged with `--iommu`: what the driver has mapped for the device.", DMAAPI_RULES),
 )
 
 
