@@ -6,6 +6,8 @@
     QEMU --socket--> Server --> PciFunction --> Bt878 --> BusMaster --> guest RAM
                         |            |            |           |
                      DmaMap     ConfigSpace     Intx      observers: Checker, DmaLog
+
+With a vIOMMU the checker stands behind an observer that translates (see ``vcapdev.dmacheck.iommu``).
 """
 
 from __future__ import annotations
@@ -13,17 +15,20 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from vcapdev.bt878.board import DEFAULT, load_board
 from vcapdev.bt878.chip import Bt878
 from vcapdev.bt878.identity import config_space
 from vcapdev.bt878.testcard import card as test_card
+from vcapdev.dma import DmaObserver, MemoryMap
 from vcapdev.dmacheck.audit import Audit
 from vcapdev.dmacheck.checker import Checker
 from vcapdev.dmacheck.verdict import Verdict
 from vcapdev.pci.busmaster import BusMaster
 from vcapdev.pci.function import PciFunction
 from vcapdev.pci.intx import Intx
+from vcapdev.serve.behind import Behind
 from vcapdev.serve.dmalog import DmaLog
 from vcapdev.serve.holding import Holding
 from vcapdev.serve.options import ServeOptions
@@ -61,7 +66,8 @@ class Card:
         self.board = board
         self.reactor = reactor
         self.config = config_space(board)
-        self.function = PciFunction(self.config, self._bar_read, self._bar_write, self._reset_chip)
+        write = self._bar_write if options.iommu is None else self._bar_write_noted
+        self.function = PciFunction(self.config, self._bar_read, write, self._reset_chip)
         self.server = Server(self.function, reactor)
         self.bus = BusMaster(self.server.memory, lambda: self.config.bus_master, self._drain)
         self.bus.on_abort = self.config.report_abort
@@ -75,18 +81,27 @@ class Card:
             self.pausing, self.chip.clock, reactor.call_later, on_held, wanted=options.hold
         )
 
+        self.server.memory.watch(self.bus)
+        self.behind = None if options.iommu is None else Behind(
+            self.server.memory, options.iommu, reactor.now, lambda: self.chip.stats.fields,
+            self.chip.registers.describe,
+        )  # fmt: skip
+
         def found(verdict: Verdict) -> None:
+            if self.behind is not None:
+                self.behind.observer.annotate(verdict)
             on_verdict(verdict)
             self.holding.found(verdict)
 
         self.checker = Checker(
-            self.server.memory, self.chip.describe, self.pausing.pause, self._dma_running, found
+            self.guest_memory, self.chip.describe, self.pausing.pause, self._dma_running, found
         )
         self.checker.audit = Audit(options.audit, options.audit_seed)
         self.dma_log = DmaLog()
-        self.bus.observers += [self.checker, self.dma_log]
-        self.server.memory.subscribe(self.bus.forget)
-        self.server.memory.subscribe(lambda: self.checker.memory_changed())
+        observer: DmaObserver = self.checker if self.behind is None else self.behind.observe(self.checker)
+        self.bus.observers += [observer, self.dma_log]
+        if self.behind is None:
+            self.server.memory.subscribe(lambda: self.checker.memory_changed())
         self.server.on_connect = self._client_agreed
         self.server.on_disconnect = self._client_gone
         self.server.on_close = on_gone
@@ -101,6 +116,22 @@ class Card:
         self.chip.clock.stop()
         self.pausing.disconnect()
         self.server.close()
+        if self.behind is not None:
+            self.behind.drop()
+
+    @property
+    def guest_memory(self) -> MemoryMap:
+        """Guest RAM by physical address."""
+        return self.server.memory if self.behind is None else self.behind.ram
+
+    def check_status(self) -> dict[str, Any]:
+        """The checker's figures; behind a vIOMMU also those of maps."""
+        status = self.checker.status()
+        return status if self.behind is None else status | {"iommu": self.behind.observer.status()}
+
+    def page_states(self) -> dict[int, str]:
+        """State of each page of the last frame, by bus page."""
+        return self.checker.page_states() if self.behind is None else self.behind.observer.page_states()
 
     def new_scene(self) -> None:
         """Forget findings and figures of the checker; the kernel that it knows stays known.
@@ -108,7 +139,10 @@ class Card:
         Where the driver was exchanged the kernel is looked at again now, before its first program runs.
         """
         old, self.checker = self.checker, self.checker.afresh()
-        self.bus.observers[self.bus.observers.index(old)] = self.checker
+        if self.behind is None:
+            self.bus.observers[self.bus.observers.index(old)] = self.checker
+        else:
+            self.behind.observer.checker = self.checker
         if self.config.bus_master and not self.checker.attached:
             self.checker.attach()
 
@@ -140,6 +174,8 @@ class Card:
         self.holding.resume(hold_again=self.holding.wanted)
         self.pausing.disconnect()
         self.function.reset()
+        if self.behind is not None:
+            self.behind.drop()
 
     def _drain(self) -> None:
         """Between batches: hear QEMU; give a field up, which can take seconds, when we are asked to end."""
@@ -157,6 +193,11 @@ class Card:
         return self.chip.bar_read(offset, size)
 
     def _bar_write(self, offset: int, size: int, value: int) -> None:
+        self.chip.bar_write(offset, size, value)
+
+    def _bar_write_noted(self, offset: int, size: int, value: int) -> None:
+        if self.behind is not None:
+            self.behind.wrote(offset, size, value)
         self.chip.bar_write(offset, size, value)
 
     def _reset_chip(self) -> None:
