@@ -6,6 +6,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,12 +30,12 @@ def prepared() -> Prepared:
 
 
 @pytest.fixture(scope="module")
-def boot(prepared: Prepared) -> Iterator[Boot]:
-    """``boot(**changes of VmConfig)`` gives a guest whose agent answers; all end with the module."""
+def boot_of() -> Iterator[Boot]:
+    """``boot_of(prepared, **changes of VmConfig)``: a guest whose agent answers; all end with the module."""
     started: list[Vm] = []
     with tempfile.TemporaryDirectory(prefix="vcap-test-") as name:
 
-        def start(**changes: object) -> Vm:
+        def start(prepared: Prepared, **changes: object) -> Vm:
             work = Path(name) / str(len(started))
             work.mkdir()
             config = VmConfig(
@@ -53,6 +54,12 @@ def boot(prepared: Prepared) -> Iterator[Boot]:
         yield start
         for vm in started:
             vm.stop()
+
+
+@pytest.fixture(scope="module")
+def boot(boot_of: Boot, prepared: Prepared) -> Boot:
+    """``boot(**changes of VmConfig)``: the same for the default recipe."""
+    return partial(boot_of, prepared)
 
 
 @pytest.fixture(scope="module")
