@@ -15,6 +15,7 @@ from vcapdev.gallery.answer_report import bearing, markdown, spoken, to_json
 from vcapdev.gallery.answer_table import Cell, Expected, Sentence, Table, load_table
 from vcapdev.gallery.lookalike import NOT_OFFERED
 from vcapdev.gallery.scene import Json, Outcome, ProgramResult
+from vcapdev.image.mutants import mutants
 from vcapdev.image.recipe import recipe_names
 
 KERNEL = "bookworm-6.1"
@@ -151,11 +152,21 @@ def test_expectations_speak_of_what_there_is() -> None:
         assert set(str(line.get("wrong", "no")).split("|")) <= {"no", "own", "yes"}
 
 
-def test_every_driver_can_be_had_on_every_kernel() -> None:
-    for kernel in recipe_names():
-        for driver in TABLE.drivers:
-            name = driver_for(TABLE, driver, kernel)
-            assert (name is None) == (driver == "stock")
+def test_the_first_driver_that_fits_is_taken() -> None:
+    def build(name: str) -> dict[str, Path]:
+        if name == "old":
+            raise UsageError("old is not for this kernel")
+        return {"module": Path(name)}
+
+    assert driver_for(["old", "new"], build) == ("new", {"module": Path("new")})
+    assert driver_for([], build) == (None, {})
+    with pytest.raises(UsageError, match="none of the altered drivers old"):
+        driver_for(["old"], build)
+
+
+def test_altered_drivers_exist() -> None:
+    known = {mutant.name for mutant in mutants()}
+    assert all(set(about["mutants"]) <= known for about in TABLE.drivers.values())
 
 
 def test_a_wrong_table_is_a_users_error(tmp_path: Path) -> None:

@@ -87,3 +87,18 @@ def test_a_refusal_of_the_guest_says_which_module_and_why() -> None:
     drivers = Drivers(guest)  # type: ignore[arg-type]
     with pytest.raises(DriverError, match="rmmod videobuf_dma_sg in the guest: it is in use"):
         drivers.unload({"videobuf-dma-sg": Path("x")})
+
+
+def test_what_the_variant_before_had_altered_goes_with_it() -> None:
+    guest = Guest()
+    drivers = Drivers(guest)  # type: ignore[arg-type]
+    drivers.unload({"videobuf-core": Path("/c/core.ko")})
+    drivers.load("first", {"videobuf-core": Path("/c/core.ko")}, {})
+    guest.commands.clear()
+    drivers.unload({"bttv": Path("/c/bttv.ko")})
+    assert guest.commands == ["rmmod bttv", "rmmod videobuf_dma_sg", "rmmod videobuf_core"]
+    drivers.load("second", {"bttv": Path("/c/bttv.ko")}, {})
+    assert "insmod /lib/modules/6.1/kernel/v4l2-core/videobuf-core.ko" in guest.commands
+    guest.commands.clear()
+    drivers.unload()
+    assert guest.commands == ["rmmod bttv"]

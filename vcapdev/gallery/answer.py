@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from vcapdev.errors import ExitStatus, UsageError
@@ -17,7 +16,6 @@ from vcapdev.gallery.proof import evidence
 from vcapdev.gallery.scene import Outcome
 from vcapdev.gallery.stage import Stage
 from vcapdev.image.kbuild import build_mutant
-from vcapdev.image.mutants import mutants
 from vcapdev.image.recipe import load_recipe, recipe_names
 from vcapdev.run.options import RunOptions
 from vcapdev.run.prepare import Prepared, prepare
@@ -107,10 +105,14 @@ def play_kernel(
     table: Table, kernel: str, prepared: Prepared, screen: Screen, only: Sequence[str] = ()
 ) -> Iterator[Answer]:
     """All cells of one kernel, in as few boots as the guest lives through."""
-    variants: dict[str, Mapping[str, Path]] = {}
-    chosen = {driver: driver_for(table, driver, kernel) for driver in table.drivers}
-    for name in filter(None, chosen.values()):
-        variants[name] = build_mutant(load_recipe(kernel), prepared.guest, name, screen.progress)
+    recipe, variants = load_recipe(kernel), dict[str, Mapping[str, Path]]()
+    chosen: dict[str, str | None] = {}
+    for driver, about in table.drivers.items():
+        name, modules = driver_for(
+            about["mutants"], lambda name: build_mutant(recipe, prepared.guest, name, screen.progress)
+        )
+        chosen[driver] = name
+        variants |= {name: modules} if name is not None else {}
     with Stage(RunOptions(kernel=kernel), prepared, variants.__getitem__) as stage:
         for cell in table.cells(kernel):
             if only and not any(word in cell.name for word in only):
@@ -125,21 +127,22 @@ def play_kernel(
             yield judge(table, cell, stage.run_scene(scene))
 
 
-def driver_for(table: Table, driver: str, kernel: str) -> str | None:
-    """The altered driver that stands for ``driver`` on a kernel; None for the kernel's own.
+def driver_for(
+    names: Sequence[str], build: Callable[[str], Mapping[str, Path]]
+) -> tuple[str | None, Mapping[str, Path]]:
+    """The first of these altered drivers that is for the kernel, and its modules; None for the kernel's own.
 
     :raise UsageError: there is none.
     """
-    names = table.drivers[driver]["mutants"]
-    known = {mutant.name: mutant for mutant in mutants()}
+    why = ""
     for name in names:
-        if name in known and any(fnmatchcase(kernel, glob) for glob in known[name].kernels):
-            return str(name)
-    if names:
-        raise UsageError(
-            f"no altered driver is {driver!r} on {kernel}: guest/mutants has none of {', '.join(names)}"
-        )
-    return None
+        try:
+            return name, build(name)
+        except UsageError as error:  # it alters what this kernel has not, or has in another form
+            why = str(error)
+    if why:
+        raise UsageError(f"none of the altered drivers {', '.join(names)} is for this kernel: {why}")
+    return None, {}
 
 
 def judge(table: Table, cell: Cell, outcome: Outcome) -> Answer:

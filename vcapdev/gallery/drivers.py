@@ -79,14 +79,15 @@ class Drivers:
         release = str((agent.hello or {}).get("release", ""))
         self._listed = parse_listed(agent.pull("/etc/modules").decode("utf-8", "replace"), release)
         self._missing: list[Listed] = []  # unloaded, to be loaded again
+        self._altered: list[str] = []  # modules that are loaded in the place of the stock ones
         self.current: str | None = None  # name of the variant that is loaded
 
     def unload(self, names: Mapping[str, Path] | None = None) -> None:
-        """Unload the driver, and the modules that are to be replaced.
+        """Unload the driver, the modules that are to be replaced, and those of the variant before.
 
         :raise DriverError: the guest cannot.
         """
-        wanted = [canonical(name) for name in names or {}] + [DRIVER]
+        wanted = [*map(canonical, names or {}), *self._altered, DRIVER]
         users = parse_users(self._agent.pull("/proc/modules").decode("ascii", "replace"))
         for name in with_users(wanted, users):
             self._command("rmmod", name)
@@ -105,6 +106,7 @@ class Drivers:
             words = f"{one.parameters} {given.get(one.name, '')}".split()
             self._command("insmod", path, *words)
         self._missing.clear()
+        self._altered = list(files)
         self.current = variant
 
     @property
