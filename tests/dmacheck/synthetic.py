@@ -469,6 +469,8 @@ def placement_types(builder: BtfBuilder, style: Style, ulong: int, void: int) ->
     builder.enum("zone_type", {**{f"ZONE_{n}": i for i, n in enumerate(zones)}, "__MAX_NR_ZONES": 5})
     builder.enum("migratetype", {"MIGRATE_UNMOVABLE": 0, "MIGRATE_MOVABLE": 1, "MIGRATE_CMA": CMA})
     builder.enum("pageblock_bits", {"PB_migrate": 0, "PB_migrate_end": 2, "PB_migrate_skip": 3})
+    if style.top_byte_types:
+        builder.enum("fault_flag", {"FAULT_FLAG_WRITE": 1, "FAULT_FLAG_VMA_LOCK": 1 << 12})
     reasons = {"MR_COMPACTION": 0, "MR_CONTIG_RANGE": 6}
     builder.enum("migrate_reason", reasons if style.name == "5.10" else {**reasons, "MR_LONGTERM_PIN": 7})
     builder.compound(
@@ -490,15 +492,17 @@ def owner_types(builder: BtfBuilder, ulong: int, sint: int, void: int) -> None:
     builder.compound("anon_vma", 64, [("rb_root", cached, 16)])
     char = builder.integer("char", 1, 1)
     uint = builder.integer("unsigned int", 4)
-    task = builder.compound("task_struct", 64, [("tgid", sint, 0), ("comm", builder.array(char, 16), 8)])
+    link = builder.compound("list_head", 16, [("next", void, 0), ("prev", void, 8)])
+    members = [("tgid", sint, 0), ("comm", builder.array(char, 16), 8), ("tasks", link, 24)]
+    task = builder.compound("task_struct", 64, [*members, ("files", void, 40), ("mm", void, 48)])
     mm = builder.compound("mm_struct", 64, [("pgd", void, 0), ("owner", builder.pointer(task), 8)])
     qstr = builder.compound("qstr", 16, [("len", uint, 4), ("name", builder.pointer(char), 8)])
     dentry = builder.compound("dentry", 32, [("d_name", qstr, 0)])
     path = builder.compound("path", 16, [("dentry", builder.pointer(dentry), 8)])
-    file = builder.compound("file", 32, [("f_path", path, 0)])
+    file = builder.compound("file", 32, [("f_path", path, 0), ("f_op", void, 16), ("private_data", void, 24)])
     shared = builder.compound("", 24, [("rb", node, 0)])
     members = [("vm_start", ulong, 0), ("vm_end", ulong, 8), ("vm_mm", builder.pointer(mm), 16)]
     members += [("vm_pgoff", ulong, 24), ("vm_file", builder.pointer(file), 32), ("shared", shared, 40)]
-    vma = builder.compound("vm_area_struct", 64, members)
+    vma = builder.compound("vm_area_struct", 72, [*members, ("vm_flags", ulong, 64)])
     builder.compound("anon_vma_chain", 64, [("vma", builder.pointer(vma), 0), ("rb", node, 32)])
-    builder.compound("address_space", 64, [("i_mmap", cached, 8)])
+    builder.compound("address_space", 64, [("i_mmap", cached, 8), ("i_mmap_writable", sint, 24)])

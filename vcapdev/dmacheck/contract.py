@@ -20,6 +20,7 @@ from vcapdev.dmacheck.extents import Extents
 from vcapdev.dmacheck.ledger import Record
 from vcapdev.dmacheck.look import BatchPages
 from vcapdev.dmacheck.mapping import Mappings, UserPages
+from vcapdev.dmacheck.oddities import Oddities
 from vcapdev.dmacheck.rules import (
     CONTRACT_RULES,
     COPIED_AWAY,
@@ -33,6 +34,7 @@ from vcapdev.guestmm.mediabuffer import MediaBuffer
 from vcapdev.guestmm.memory import PAGE_SHIFT
 from vcapdev.guestmm.pages import PageFacts, PageSet, head_pfns
 from vcapdev.guestmm.rmap import ReverseMap
+from vcapdev.guestmm.structs import StructError
 from vcapdev.guestmm.words import Reader, Words
 
 __all__ = ["CONTRACT_RULES", "Contract", "Watch"]
@@ -72,31 +74,39 @@ class Watch:
 
 
 class Contract:
-    """Holds programs to the framework's contract; suspicions are for the checker to pronounce."""
+    """Holds programs to the framework's contract; suspicions are for the checker to pronounce.
 
-    def __init__(self, kernel: Kernel) -> None:
+    ``former`` hands its figures on.
+    """
+
+    def __init__(self, kernel: Kernel, oddities: Oddities, former: Contract | None = None) -> None:
         self._kernel = kernel
         self._media = Media.of(kernel)
         self._watches: dict[int, Watch] = {}
         self._given_back: dict[tuple[int, int], set[int]] = {}  # by buffer: fields at which it was not owned
         self._short: dict[int, int] = {}  # pages that are short of pins: at which field that was first seen
+        self._oddities = oddities
         self._mappings: Mappings | None = None
         self._writing: dict[int, tuple[int, int]] = {}  # by queue: the buffer that is being written to
         self._turns: Counter[tuple[int, int]] = Counter()
         self.learnt = self.unknown = 0
-        if self._media.files is not None:
-            self._mappings = Mappings(kernel, ReverseMap(kernel), self._media.files)
+        self._notices: list[str] = []
+        if former is not None:
+            self.learnt, self.unknown, self._notices = former.learnt, former.unknown, former.notices
 
     def status(self) -> dict[str, Any]:
         """Figures: programs whose buffer was found, and was not; why none can be found on this kernel."""
-        mappings = self._mappings
         return {
             "buffers_found": self.learnt,
             "not_found": self.unknown,
             "why_not": self._media.why_not,
-            "mapping": dict(mappings.counts) if mappings is not None else {},
-            "notices": list(mappings.notices) if mappings is not None else [],
+            "notices": self.notices,
         }
+
+    @property
+    def notices(self) -> list[str]:
+        """Lines on buffers whose user has lost their pages by his own doing."""
+        return [*self._notices, *(self._mappings.notices if self._mappings is not None else ())]
 
     def learn(self, record: Record) -> None:
         """A program was learnt: find the buffer behind it."""
@@ -115,6 +125,11 @@ class Contract:
     def forget(self, program: int) -> None:
         """A program will not run again."""
         self._watches.pop(program, None)
+
+    def user_of(self, program: int) -> UserPages | None:
+        """The same pages in their owner's memory, where a program's buffer is a user's."""
+        watch = self._watches.get(program)
+        return None if watch is None else watch.user
 
     def claimed(self, pfns: Ints) -> NDArray[np.bool_] | None:
         """Which of these pages some buffer of a framework lists; None where no framework can be read."""
@@ -135,6 +150,8 @@ class Contract:
             return True
         if watch.claims is None or watch.claims[0] is not pages.facts or watch.short:
             return False
+        if watch.user is not None and len(watch.user.copied):
+            return False
         return watch.outside is False and not watch.bad and not watch.astray and watch.quiet()
 
     def quiet_before(self, pages: BatchPages) -> bool:
@@ -154,6 +171,8 @@ class Contract:
         if watch is None:
             return
         watch.bad = not watch.buffer.owned
+        if not watch.bad:
+            self._given_back.pop(watch.buffer.key, None)
         if watch.user is not None and self._mappings is not None:
             self._mappings.look(watch.user, watch.buffer, self._turns[watch.buffer.key])
 
@@ -208,9 +227,20 @@ class Contract:
         found = [b for b in found if 2 * shared_pages(b, record.pfns) >= len(record.pfns)]
         return next((buffer for buffer in found if buffer.owned), found[0] if found else None)
 
+    def _follow(self) -> Mappings | None:
+        """What follows buffers into their owners' memory; None where the kernel's types do not tell how."""
+        files = self._media.files
+        if self._mappings is None and files is not None:
+            try:
+                self._mappings = Mappings(self._kernel, ReverseMap(self._kernel), files, self._oddities)
+            except StructError:
+                return None
+        return self._mappings
+
     def _watch(self, record: Record, buffer: MediaBuffer) -> Watch:
         watch = Watch(self._kernel, record, buffer)
-        watch.user = self._mappings.learn(buffer) if self._mappings is not None else None
+        mappings = self._follow()
+        watch.user = mappings.learn(buffer) if mappings is not None else None
         watch.astray = watch.user is not None and watch.user.astray()
         return watch
 
@@ -257,7 +287,7 @@ class Contract:
         """The framework was given another address, and has kept the pages of the one before."""
         if not watch.astray:
             return []
-        subject = "DMA write to the pages of an address that was queued before"
+        subject = "DMA write to the pages of a former address"
         return [Breach(OUTSIDE_BUFFER, subject, np.arange(pages.count))]
 
     def _missing(self, watch: Watch, pages: BatchPages, field: int) -> list[Breach]:

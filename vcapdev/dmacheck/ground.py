@@ -23,6 +23,7 @@ from vcapdev.dmacheck.history import History
 from vcapdev.dmacheck.oddities import Oddities
 from vcapdev.dmacheck.recent import RecentFields, RecentSets
 from vcapdev.dmacheck.releases import Releases
+from vcapdev.dmacheck.suspects import Suspects
 from vcapdev.guestmm.kernel import Kernel
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Ground:
         self.pins: Releases | None = None
         self.contract: Contract | None = None
         self.fetches: Fetches | None = None
+        self.suspects: Suspects | None = None
         self.fields = self.stops = 0
         self.running: bool | None = None
         self.judging = False
@@ -128,7 +130,8 @@ class Ground:
         """Begin to watch pins anew, and to collect the pages of a frame."""
         if self.kernel is not None and self.attachment.setting is not None:
             self.pins = Releases(self.kernel, self.court, self.oddities, self.pins, lambda: self.fields)
-            self.contract = Contract(self.kernel)
+            self.contract = Contract(self.kernel, self.oddities, self.contract)
+            self.suspects = Suspects(self.kernel)
             self.fetches = Fetches(self.kernel, self.attachment.setting, self.fetches)
         self.recent.clear()
         self.sets.clear()

@@ -17,16 +17,15 @@ writes again.
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 from numpy.typing import NDArray
 
+from vcapdev.dmacheck.oddities import Oddities
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.layout import MAPPING_ANON
 from vcapdev.guestmm.leaves import Leaves
 from vcapdev.guestmm.mediabuffer import USERPTR, MediaBuffer
-from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE
+from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE, GuestReadError
 from vcapdev.guestmm.openfiles import OpenFiles
 from vcapdev.guestmm.pages import PageFacts, PageSet
 from vcapdev.guestmm.rmap import AddressSpace, ReverseMap, areas_of
@@ -88,7 +87,9 @@ class UserPages:
 
     def quiet(self) -> bool:
         """Whether nothing has changed in the page tables since the last :meth:`changes`."""
-        if self.leaves.read():
+        try:
+            self._stirred |= self.leaves.read()
+        except GuestReadError:
             self._stirred = True
         return not self._stirred
 
@@ -208,13 +209,13 @@ class UserPages:
 
 
 class Mappings:
-    """The buffers that are followed, and what became of them. Counts are of pages."""
+    """The buffers that are followed; pages that are not in place any more count as oddities."""
 
-    def __init__(self, kernel: Kernel, reverse: ReverseMap, files: OpenFiles) -> None:
+    def __init__(self, kernel: Kernel, reverse: ReverseMap, files: OpenFiles, oddities: Oddities) -> None:
         self._kernel, self._reverse, self._files = kernel, reverse, files
         self._known: dict[tuple[int, int], UserPages] = {}
         self._turns: dict[tuple[int, int], int] = {}  # at which pages were found lost; -1: told
-        self.counts: Counter[str] = Counter()
+        self._oddities = oddities
         self.notices: list[str] = []
 
     def learn(self, buffer: MediaBuffer) -> UserPages | None:
@@ -233,7 +234,6 @@ class Mappings:
             if len(self._known) >= 1024:
                 self._known.clear()
             self._known[buffer.key] = found
-            self.counts["followed"] += int(np.count_nonzero(found.states == _FINE))
         return found
 
     def _find(self, buffer: MediaBuffer) -> UserPages | None:
@@ -265,8 +265,8 @@ class Mappings:
         """
         changes = {} if pages.quiet() else pages.changes(self._files)
         for state, rows in changes.items():
-            if NAMES[state]:
-                self.counts[NAMES[state]] += len(rows)
+            if state != _COPIED and NAMES[state]:
+                self._oddities.add(NAMES[state], len(rows))
         if _COPIED in changes:
             pages.copied = np.union1d(pages.copied, changes[_COPIED])
         self._tell(pages, buffer, turn)
@@ -284,7 +284,7 @@ class Mappings:
         if first in (turn, -1):
             return
         self._turns[buffer.key] = -1
-        self.counts["stale-buffer"] += lost
+        self._oddities.add("stale-buffer", lost)
         if len(self.notices) < 16:
             self.notices.append(
                 f"{buffer.framework} buffer {buffer.index} was queued again at {buffer.userptr:#x} by pid "

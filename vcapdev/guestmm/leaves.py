@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcapdev.guestmm.kernel import Kernel
-from vcapdev.guestmm.memory import PAGE_SHIFT
+from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE
 from vcapdev.guestmm.pagetable import ACCESSED, DIRTY, ENTRIES, FRAME, LARGE, PRESENT, PROTNONE
 from vcapdev.guestmm.words import Words
 
@@ -67,9 +67,11 @@ class Leaves:
             place = table + 8 * ((address >> shift) & (ENTRIES - 1))
             entry = self._kernel.memory.u64(place)
             yield place, entry, shift
+            table = entry & FRAME
             if not entry & PRESENT or (level <= 2 and entry & LARGE):
                 return
-            table = entry & FRAME
+            if self._kernel.memory.segment(table + PAGE_SIZE - 1) is None:
+                return  # it leads nowhere, and that decides as well
         yield table, 0, PAGE_SHIFT
 
     def read(self) -> bool:

@@ -58,13 +58,9 @@ class Media:
         self._queues: dict[int, tuple[Framework, OpenFile]] = {}
         self._modules_at = kernel.symbols.address("modules")
         self._modules = 0
-        self._rings = Rings(kernel)
+        self._rings: Rings | None = None
         self._frameworks: dict[str, Framework] = {}
-        self.files: OpenFiles | None = None
-        try:
-            self.files = OpenFiles(kernel, self._rings.operations)
-        except StructError as error:
-            self.why_not = str(error)
+        self._files: OpenFiles | None = None
 
     @classmethod
     def of(cls, kernel: Kernel) -> Media:
@@ -73,6 +69,17 @@ class Media:
         if not isinstance(found, cls):
             found = kernel.cache["media"] = cls(kernel)
         return found
+
+    @property
+    def files(self) -> OpenFiles | None:
+        """What the kernel's processes have open; looked into when first asked for, which takes a moment."""
+        if self._rings is None:
+            self._rings = Rings(self._kernel)
+            try:
+                self._files = OpenFiles(self._kernel, self._rings.operations)
+            except (StructError, BtfError) as error:
+                self.why_not = str(error)
+        return self._files
 
     def buffers(self, *, anew: bool = True) -> list[MediaBuffer]:
         """All buffers that have memory; ``anew``: look for new queues first."""
@@ -90,8 +97,9 @@ class Media:
         is registered with io_uring.
         """
         found = [buffer.pfns for buffer in self.buffers() if buffer.pinned and buffer.steady]
-        for ring in set(self.files.rings if self.files is not None else ()):
-            found += self._rings.pages(ring)
+        if self._files is not None and self._rings is not None:
+            for ring in set(self._files.rings):
+                found += self._rings.pages(ring)
         return found
 
     def behind(self, pfns: Pfns, ends: tuple[int, int]) -> list[MediaBuffer]:
@@ -130,12 +138,13 @@ class Media:
 
     def _find_queues(self) -> None:
         """A queue that is known stays so while it is alive: its file may have left the process already."""
-        if self.files is None:
+        files = self.files
+        if files is None:
             return
         if self._modules_changed():
-            self.files.forget()
+            files.forget()
             self._meet()
-        for file in self.files.find():
+        for file in files.find():
             for framework in self._frameworks.values():
                 for queue in framework.queues(file.private):
                     if queue in self._queues or len(self._queues) < _MAX_QUEUES:
