@@ -151,11 +151,7 @@ def judge(table: Table, cell: Cell, outcome: Outcome) -> Answer:
     if program is not None and program.status == NOT_OFFERED:
         event = next((e for e in program.events if e.get("event") == "not-offered"), {})
         return Answer(cell, expected, f"{event.get('what')}: {event.get('text')}", refused=True)
-    acts = [name for name in counts if name.startswith("acts.")]
-    idle = bool(acts) and not any(counts[name] for name in acts) and cell.event != "exit"
-    why = outcome.trouble or ("the act was never done" if idle else "")
-    if not why and not outcome.status.get("attached"):
-        why = f"the checker was not attached: {outcome.status.get('why_not')}"
+    why = _trouble(cell, outcome)
     oddities = _given_up(outcome)
     back, after = _group(counts, "read_back"), _group(counts, "after_close")
     return Answer(
@@ -167,6 +163,22 @@ def judge(table: Table, cell: Cell, outcome: Outcome) -> Answer:
         frames=outcome.frames.captured, pages=outcome.pages_checked, seconds=outcome.seconds,
         explanation=table.explanation(cell),
     )  # fmt: skip
+
+
+def _trouble(cell: Cell, outcome: Outcome) -> str:
+    """Why a cell shows nothing, "" when it does."""
+    program, counts = outcome.program, evidence(outcome)
+    acts = [name for name in counts if name.startswith("acts.")]
+    if outcome.trouble:
+        return outcome.trouble
+    if not outcome.status.get("attached"):
+        return f"the checker was not attached: {outcome.status.get('why_not')}"
+    if program is not None and program.status not in (0, 1):
+        said = (program.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        return f"the program ended with status {program.status}: {said}"
+    if acts and not any(counts[name] for name in acts) and cell.event != "exit":
+        return "the act was never done"
+    return "" if _group(counts, "read_back") else "no frame was read back"
 
 
 def _given_up(outcome: Outcome) -> dict[str, int]:

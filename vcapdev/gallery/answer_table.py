@@ -128,7 +128,7 @@ def load_table(path: Path = _TABLE) -> Table:
             Sentence(" ".join(one["says"].split()), one["cells"], one["claim"]) for one in data["sentences"]
         ]
         hugetlb = {
-            "setup": ["echo 4 > /proc/sys/vm/nr_hugepages"],
+            "setup": ["echo 10 > /proc/sys/vm/nr_hugepages"],
             "teardown": ["echo 0 > /proc/sys/vm/nr_hugepages"],
         }
         return Table(
