@@ -22,7 +22,7 @@ RUN_OPTIONS = \
 
 MUTANT_OPTIONS = $(call option,KERNEL,kernel) $(call option,KIND,kind) $(call option,REPORT,report)
 
-.PHONY: run-guest test mutants answer bench check doctor clean help
+.PHONY: run-guest test mutants lookalikes answer bench check doctor clean help
 
 run-guest: ## boot a stock guest, capture under swap pressure, judge every DMA write
 	@$(PY) tools/status.py $(PY) -m vcapdev run $(RUN_OPTIONS)
@@ -32,6 +32,10 @@ test: ## all tests, those that boot guests included
 
 mutants: ## play altered drivers: which rule catches each, and what it blames [KERNEL= KIND= REPORT=]
 	@$(PY) tools/status.py $(PY) -m vcapdev mutants $(MUTANT_OPTIONS)
+
+lookalikes: ## play legitimate scenes: the checker must be silent about them [KERNEL= SCENE= REPORT=]
+	@$(PY) tools/status.py $(PY) -m vcapdev lookalikes \
+	  $(call option,KERNEL,kernel) $(if $(SCENE),-k '$(SCENE)') $(call option,REPORT,report)
 
 answer: ## is get_user_pages() enough? play the whole matrix, write docs/answer.md [KERNEL= REPORT=]
 	@$(PY) tools/status.py $(PY) -m vcapdev answer $(call option,KERNEL,kernel) --report '$(or $(REPORT),docs)'
