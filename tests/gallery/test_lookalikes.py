@@ -12,17 +12,15 @@ import pytest
 
 from vcapdev.errors import ExitStatus, UsageError
 from vcapdev.gallery.lookalike import Lookalike, Played, Result, judge, not_played
-from vcapdev.gallery.lookalike_report import markdown, summary, totals, write_report
+from vcapdev.gallery.lookalike_report import STATES, markdown, read_report, summary, totals, write_report
 from vcapdev.gallery.lookalike_scenes import all_lookalikes, load
 from vcapdev.gallery.lookalikes import chosen_scenes, exit_status
 from vcapdev.gallery.scene import Outcome, ProgramResult
 from vcapdev.image.recipe import recipe_names
 
-STATES = {f"L{number}" for number in range(19)}
-
 
 def test_every_legitimate_state_has_a_scene() -> None:
-    assert {state for one in all_lookalikes() for state in one.states} == STATES
+    assert {state for one in all_lookalikes() for state in one.states} == set(STATES)
 
 
 def test_every_kernel_has_thirty_scenes_that_can_be_played() -> None:
@@ -174,6 +172,21 @@ def test_the_report_counts_pages_and_triples(tmp_path: Path) -> None:
     assert "| anonymous | L0 | silent, 100 pages | silent, 50 pages | not here |" in text
     assert "c-3: not here: it is too old" in text
     assert "150 pages judged" in summary(PLAYED)
+
+
+def test_a_report_keeps_what_it_says_of_other_kernels(tmp_path: Path) -> None:
+    scenes = all_lookalikes()
+    write_report(tmp_path, scenes, PLAYED[:1])
+    write_report(tmp_path, scenes, [replace(PLAYED[1], result=Result.FALSE, why="x")])
+    kept = read_report(tmp_path / "lookalikes.json")
+    assert [(one.kernel, one.result) for one in kept] == [("a-1", Result.SILENT), ("b-2", Result.FALSE)]
+    assert kept[0] == replace(PLAYED[0], title="")
+
+
+def test_another_file_of_that_name_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "lookalikes.json").write_text("[1, 2]")
+    with pytest.raises(UsageError, match="is no report of look-alikes"):
+        write_report(tmp_path, all_lookalikes(), PLAYED)
 
 
 def test_scenes_are_chosen_by_a_part_of_their_names() -> None:

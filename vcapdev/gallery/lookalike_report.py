@@ -9,17 +9,79 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vcapdev.errors import UsageError
 from vcapdev.gallery.lookalike import Lookalike, Played, Result
 
-_FOOTNOTE = {Result.ABSENT: "cannot be had", Result.REFUSED: "refused"}
+#: The legitimate states of a page that a device writes to.
+STATES = {
+    "L0": "pinned anonymous page, mapped",
+    "L1": "the same in the swap cache",
+    "L2": "with transient holders: isolated by reclaim or migration, in a per-CPU batch, under a short pin",
+    "L3": "pinned, and unmapped by reclaim: the page table has a swap entry (5.10)",
+    "L4": "pinned, and no longer the program's: unmapped, thrown away, or the program has ended",
+    "L5": "pinned more than once: by two buffers, two queues, or another subsystem",
+    "L6": "pinned when its owner forked",
+    "L7": "page of shmem, tmpfs or a file, mapped shared",
+    "L8": "part of a large folio (transparent huge page)",
+    "L9": "page of hugetlbfs",
+    "L10": "page of a buffer of the driver's own, mapped into the program",
+    "L11": "coherent memory of the kernel's: buffers of read(), RISC programs",
+    "L12": "page inside an allocation of several pages that is no compound page",
+    "L13": "slot of the bounce buffer (swiotlb)",
+    "L14": "coherent memory from a contiguous memory area",
+    "L15": "locked into memory",
+    "L16": "dequeued, and still pinned",
+    "L17": "no RAM at all: another card's frame buffer",
+    "L18": "clean, dirty, or charged to a control group that is gone",
+}
+
+_HEAD = """\
+# Look-alikes
+
+Legitimate scenes that come near a violation. The checker has to be silent about every one of them, and each
+proves that the state it is for was really there: by what the program sees of its pages in pagemap and
+kpageflags, by counters of the kernel's, by the checker's own. Made by `make lookalikes REPORT=docs`, of the
+table vcapdev/gallery/lookalikes.yaml.
+"""
 
 
-def write_report(directory: Path, chosen: Sequence[Lookalike], played: Sequence[Played]) -> None:
-    """Write lookalikes.json and lookalikes.md."""
+def write_report(directory: Path, scenes: Sequence[Lookalike], played: Sequence[Played]) -> None:
+    """Write lookalikes.json and lookalikes.md; what they say of other scenes and kernels is kept.
+
+    :raise UsageError: the directory holds another file of that name.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(to_json(chosen, played), indent=1, sort_keys=True)
-    (directory / "lookalikes.json").write_text(text + "\n")
-    (directory / "lookalikes.md").write_text(markdown(chosen, played))
+    path = directory / "lookalikes.json"
+    names = {one.name for one in scenes}
+    known = {(one.lookalike, one.kernel): one for one in read_report(path) if one.lookalike in names}
+    known |= {(one.lookalike, one.kernel): one for one in played}
+    order = [one.name for one in scenes]
+    every = sorted(known.values(), key=lambda one: (one.kernel, order.index(one.lookalike)))
+    path.write_text(json.dumps(to_json(scenes, every), indent=1, sort_keys=True) + "\n")
+    path.with_suffix(".md").write_text(markdown(scenes, every))
+
+
+def read_report(path: Path) -> list[Played]:
+    """What an earlier run has written; nothing when there is none.
+
+    :raise UsageError: the file is something else.
+    """
+    if not path.is_file():
+        return []
+    try:
+        return [_played(entry) for entry in json.loads(path.read_text())["played"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} is no report of look-alikes ({error}); remove it, or choose another"
+        ) from None
+
+
+def _played(entry: dict[str, Any]) -> Played:
+    kernel = str(entry["kernel"])
+    return Played(
+        entry["scene"], "", kernel, Result(entry["result"]), entry["why"], entry["pages"], entry["frames"],
+        frozenset((kernel, state) for state in entry["states"]),
+    )  # fmt: skip
 
 
 def to_json(chosen: Sequence[Lookalike], played: Sequence[Played]) -> dict[str, Any]:
@@ -84,7 +146,19 @@ def markdown(chosen: Sequence[Lookalike], played: Sequence[Played]) -> str:
     for lookalike in chosen:
         row = [_cell(cells.get((lookalike.name, kernel))) for kernel in kernels]
         lines.append(f"| {lookalike.name} | {' '.join(lookalike.states)} | " + " | ".join(row) + " |")
-    return "\n".join([summary(played), "", *lines, "", *_sentences(chosen, cells, kernels)]) + "\n"
+    states = [f"| {name} | {text} |" for name, text in STATES.items()]
+    parts = [
+        _HEAD,
+        summary(played) + ".",
+        "",
+        *lines,
+        "",
+        "## Scenes",
+        "",
+        *_sentences(chosen, cells, kernels),
+    ]
+    parts += ["", "## States", "", "| state | the page |", "|---|---|", *states]
+    return "\n".join(parts) + "\n"
 
 
 def _cell(one: Played | None) -> str:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -12,7 +11,7 @@ from itertools import groupby
 from vcapdev.errors import ExitStatus, UsageError
 from vcapdev.gallery.lookalike import Lookalike, Played, Result, judge, not_played
 from vcapdev.gallery.lookalike_options import LookalikeOptions
-from vcapdev.gallery.lookalike_report import markdown, summary, write_report
+from vcapdev.gallery.lookalike_report import summary, write_report
 from vcapdev.gallery.lookalike_scenes import all_lookalikes
 from vcapdev.gallery.scene import Machine, Scene
 from vcapdev.gallery.stage import Stage
@@ -55,9 +54,7 @@ def lookalikes(options: LookalikeOptions) -> int:
             played.append(one)
     print(summary(played))
     if options.report is not None:
-        write_report(options.report, chosen, played)
-    elif sys.stdout.isatty():
-        print(markdown(chosen, played))
+        write_report(options.report, all_lookalikes(), played)
     return exit_status(played)
 
 
