@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
 _MAX_DEPTH = 32  # of nested anonymous members, typedefs, qualifiers
@@ -101,13 +104,22 @@ class Place(NamedTuple):
 class Btf:
     """One BTF blob without a base.
 
+    :param starts: what :meth:`starts` gave for the same data, to save the work.
     :raise BtfError: when header or type section make no sense.
     """
 
-    def __init__(self, data: bytes, breathe: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, data: bytes, breathe: Callable[[], None] = lambda: None, starts: bytes | None = None
+    ) -> None:
         types, self._strings = _sections(data)
         self._words = array("I", types)
-        self._starts, self._by_name = _index(self._words, breathe)
+        self._starts = _index(self._words, breathe) if starts is None else array("I", starts)
+        self._by_name = _names(self._words, self._starts)
+
+    @property
+    def starts(self) -> bytes:
+        """Where each type begins, as one may keep it."""
+        return self._starts.tobytes()
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -133,7 +145,7 @@ class Btf:
         for _ in range(_MAX_MATCHES):  # most are the ends of longer names
             if at < 0:
                 return None
-            for type_id in self._by_name.get(at, ()):
+            for type_id in self._by_name.of(at):
                 found = self.type(type_id)
                 if found.name == name and (not kinds or found.kind in kinds):
                     return found
@@ -283,9 +295,9 @@ def _sections(data: bytes) -> tuple[bytes, bytes]:
     return types, strings
 
 
-def _index(words: array[int], breathe: Callable[[], None]) -> tuple[list[int], dict[int, list[int]]]:
-    """Where each type starts, and the ids of the types that carry a name (by offset of the name)."""
-    starts, named = [0], {}  # type: ignore[var-annotated]
+def _index(words: array[int], breathe: Callable[[], None]) -> array[int]:
+    """Where each type starts; the first is void, which has no place."""
+    starts = array("I", [0])
     at, end = 0, len(words)
     while at < end:
         if at + 3 > end or len(starts) > _MAX_TYPES:
@@ -294,8 +306,6 @@ def _index(words: array[int], breathe: Callable[[], None]) -> tuple[list[int], d
         kind = (info >> 24) & 0x1F
         if not 0 < kind <= Kind.ENUM64:
             raise BtfError(f"the BTF has a type of the unknown kind {kind}")
-        if words[at]:
-            named.setdefault(words[at], []).append(len(starts))
         starts.append(at)
         fixed, each = _EXTRA[kind]
         at += 3 + fixed + each * (info & 0xFFFF)
@@ -303,4 +313,36 @@ def _index(words: array[int], breathe: Callable[[], None]) -> tuple[list[int], d
             breathe()
     if at != end:
         raise BtfError("the last type of the BTF is cut short")
-    return starts, named
+    return starts
+
+
+class _Names:
+    """Which types carry a name, by the name's place in the strings."""
+
+    def __init__(self, places: NDArray[np.uint32]) -> None:
+        order = np.argsort(places, kind="stable")
+        first = int(np.count_nonzero(places == 0))  # those without a name come first
+        self._ids = order[first:] + 1
+        self._places = places[order[first:]]
+
+    def of(self, place: int) -> list[int]:
+        """Ids of the types whose name is there, ascending."""
+        first, last = np.searchsorted(self._places, np.array([place, place + 1], dtype=np.uint32))
+        found: list[int] = self._ids[first:last].tolist()
+        return found
+
+    def items(self) -> Iterator[tuple[int, list[int]]]:
+        """All places with their types."""
+        for place in np.unique(self._places).tolist():
+            yield place, self.of(place)
+
+
+def _names(words: array[int], starts: array[int]) -> _Names:
+    """The names of all types but void.
+
+    :raise BtfError: when a start lies outside the type section.
+    """
+    at = np.frombuffer(starts, dtype=np.uint32)[1:]
+    if len(at) and int(at.max()) + 3 > len(words):
+        raise BtfError("a type of the BTF begins outside of its type section")
+    return _Names(np.frombuffer(words, dtype=np.uint32)[at] if len(at) else np.zeros(0, dtype=np.uint32))

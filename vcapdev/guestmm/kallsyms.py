@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcapdev.guestmm.kernelimage import KernelImage
+from vcapdev.guestmm.learnt import remembered
 from vcapdev.guestmm.memory import GuestReadError
 from vcapdev.guestmm.pagetable import PageTable
 from vcapdev.guestmm.vmcoreinfo import Vmcoreinfo
@@ -41,10 +42,9 @@ class Kallsyms:
     def __init__(self, names: list[str], addresses: NDArray[np.uint64]) -> None:
         order = np.argsort(addresses, kind="stable")
         self._sorted = addresses[order]
-        self._names = [names[i] for i in order]
-        self._address: dict[str, int] = {}
-        for name, address in zip(self._names, self._sorted.tolist(), strict=True):
-            self._address.setdefault(name, address)
+        self._names = [names[i] for i in order.tolist()]
+        # Of several symbols of one name the first counts: it is entered last.
+        self._address = dict(zip(reversed(self._names), self._sorted[::-1].tolist(), strict=True))
 
     def __len__(self) -> int:
         return len(self._names)
@@ -107,7 +107,13 @@ def _read(
     # The names end before the tables that the linker script of kallsyms puts behind them.
     behind = [p for p in places.values() if p > places["names"]]
     limit = min([*behind, places["names"] + count * 128]) - places["names"]
-    names = _expand(table.read(places["names"], limit), count, tokens, breathe)
+    packed = table.read(places["names"], limit)
+    parts = [packed, count.to_bytes(4, "little"), b"\0".join(tokens)]
+    text = remembered("symbols", parts, lambda: "\n".join(_expand(packed, count, tokens, breathe)).encode())
+    names = text.decode("utf-8", "replace").split("\n")
+    breathe()
+    if len(names) != count:
+        raise KallsymsError("a name of kallsyms holds the end of a line")
     offsets = np.frombuffer(table.read(places["offsets"], 4 * count), dtype="<i4")
     base = table.u64(places["relative_base"]) if "relative_base" in places else None
     return Kallsyms(names, _addresses_of(note, names, offsets, base, places["offsets"]))

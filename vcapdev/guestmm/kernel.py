@@ -18,6 +18,7 @@ from vcapdev.guestmm.flags import FlagsError, PageFlags, PageTypes
 from vcapdev.guestmm.kallsyms import Kallsyms, KallsymsError, read_kallsyms
 from vcapdev.guestmm.kernelimage import KernelImage
 from vcapdev.guestmm.layout import LayoutError, PageLayout
+from vcapdev.guestmm.learnt import remembered
 from vcapdev.guestmm.memory import PAGE_SHIFT, GuestMemory, GuestReadError
 from vcapdev.guestmm.pagetable import PageTable
 from vcapdev.guestmm.vmcoreinfo import Vmcoreinfo, VmcoreinfoError, find_notes
@@ -181,7 +182,7 @@ def _read_btf(note: Vmcoreinfo, symbols: Kallsyms, table: PageTable, breathe: Br
     if data is None:
         raise BtfError("it has no BTF (it needs CONFIG_DEBUG_INFO_BTF=y)")
     breathe()
-    return Btf(data, breathe)
+    return Btf(data, breathe, remembered("btf", [data], lambda: Btf(data, breathe).starts))
 
 
 def vmemmap_base(note: Vmcoreinfo, table: PageTable) -> int:

@@ -11,6 +11,7 @@
     <cache>/partial/                    files that are being downloaded
     <cache>/resolutions/                which package versions a recipe stands for
     <cache>/probes/                     what QEMU and KVM answered when they were tried
+    <cache>/kernels/                    tables of guests' kernels, unpacked (vcapdev.guestmm.learnt)
     <cache>/locks/                      one flock(2) file for each of the above
 
 A process keeps a shared lock on every entry that it was given until it ends, so that a prune elsewhere never
@@ -42,7 +43,7 @@ from vcapdev.paths import cache_dir
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _SMALL_TREE = 64
-_RESERVED = ("debs", "apt", "resolutions", "locks", "partial", "probes")
+_RESERVED = ("debs", "apt", "resolutions", "locks", "partial", "probes", "kernels")
 _NOT_NEEDED = ("debs", "partial")
 _STILL_UNPACKING = 30.0  # seconds; a kernel package takes 5 on two slow cores
 _UNUSED_AGE = 30 * 86400.0
@@ -347,6 +348,7 @@ class Cache:
             ("partial", "interrupted downloads", "download"),
             ("resolutions", "resolved recipes", "resolutions"),
             ("probes", "what QEMU and KVM answered", "probes"),
+            ("kernels", "tables of kernels", "kernels"),
         ):
             files = tuple(sorted((self.root / kind).glob("*")))
             if files:
