@@ -258,7 +258,7 @@ def _writer_of(pfn: int, records: Iterable[Record]) -> tuple[Origin | None, Targ
             page, pages, offset = record.place(first)
             size = int(length[hits].sum())
             text = f"a program of {len(record.ranges)} pieces, {size} bytes of it to this page"
-            target = Target(record.id, record.address, page, pages, offset, offset)
+            target = Target(record.id, record.address, page, pages, offset, offset + max(size, 1) - 1)
             return Origin(text, record.address), target
     return None, None
 
