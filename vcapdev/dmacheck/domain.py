@@ -22,11 +22,11 @@ HISTORY = 1 << 15  # mappings torn down that are remembered: 75 buffers of 432 p
 NO_MEMORY = -1
 
 # What a mapping is of, as its pages looked while it lived.
-UNKNOWN = "a mapping"
-STREAMING = "a streaming mapping of a user's pages"
+UNKNOWN = "memory of unknown kind"
+STREAMING = "user pages (streaming)"
 COHERENT = "coherent memory"
-FRAMEWORK = "a streaming mapping of a kernel buffer"
-PROGRAM = "coherent memory with a program"
+FRAMEWORK = "a kernel buffer (streaming)"
+PROGRAM = "a program (coherent)"
 
 _Ints = NDArray[np.int64]
 

@@ -283,42 +283,40 @@ class BehindIommu:
         return None
 
     def _judge(self, place: int, end: int, origin: int, write: bool) -> None:
+        self.classify()
         mapping = self.domain.at(place)
         rule: Rule = NOT_FOR_WRITING
-        if mapping is not None:
-            what = f"through {mapping.what} for reading only"
-        elif (mapping := self.domain.former(place)) is not None:
-            rule, what = USE_AFTER_UNMAP, f"through {mapping.what} that was torn down"
-        else:
-            rule, what = NEVER_MAPPED, "to a bus address that was never mapped"
-        subject = f"DMA {'write' if write else 'fetch'} {what}"
+        if mapping is None:
+            mapping = self.domain.former(place)
+            rule = NEVER_MAPPED if mapping is None else USE_AFTER_UNMAP
+        what = "an address that was never mapped" if mapping is None else mapping.what
+        subject = f"DMA {'write to' if write else 'fetch from'} {what}"
         notes = [f"{end - place} bytes at bus address {place:#x}: master abort, nothing of them was moved"]
         physical = NO_MEMORY
         if mapping is not None:
             physical = mapping.behind(place)
-            notes = [self._story(place, mapping), *self._earlier(place, mapping), *notes]
+            notes = [*self._story(place, mapping), *self._earlier(place, mapping), *notes]
         else:
             notes += self._neighbours(place)
         self.checker.refused(rule, subject, place, physical, origin, notes)
 
-    def _story(self, place: int, mapping: Mapping) -> str:
-        """When a mapping was made and torn down, and what came in between."""
+    def _story(self, place: int, mapping: Mapping) -> list[str]:
+        """When a mapping was made and torn down, and what has come since."""
         led = f"physical {mapping.behind(place):#x}" if mapping.physical >= 0 else "no RAM"
-        text = f"bus address {place:#x} led to {led}: mapped {self._when(mapping.made)}"
+        text = [f"{place:#x} led to {led}, mapped {self._when(mapping.made)}"]
         torn = mapping.torn
-        if torn is None:
-            return text
-        now = self.domain.now()
-        return (
-            f"{text}; unmapped {self._when(torn)}; since then {now.writes - torn.writes} register writes, "
-            f"{now.number - torn.number} maps and unmaps, {now.field - torn.field} fields, "
-            f"{1000 * (now.seconds - torn.seconds):.1f} ms"
-        )
+        if torn is not None:
+            now = self.domain.now()
+            text.append(
+                f"unmapped {self._when(torn)}; since then {now.writes - torn.writes} register writes, "
+                f"{now.number - torn.number} maps and unmaps, {1000 * (now.seconds - torn.seconds):.1f} ms"
+            )
+        return text
 
     def _earlier(self, place: int, mapping: Mapping) -> list[str]:
         found = [each for each in self.domain.formerly(place, _FORMER) if each is not mapping]
         return [
-            f"before that: {each.what}, physical {each.behind(place):#x}, mapped {self._when(each.made)}"
+            f"before that {each.what}, physical {each.behind(place):#x}, mapped {self._when(each.made)}"
             for each in found
         ]
 
@@ -332,7 +330,7 @@ class BehindIommu:
 
     def _when(self, moment: Moment) -> str:
         said = f" ({self._explain(moment.last)})" if moment.last is not None else ""
-        return f"as no. {moment.number} in field {moment.field} after register write {moment.writes}{said}"
+        return f"as no. {moment.number} in field {moment.field}, after register write {moment.writes}{said}"
 
 
 _OWN: tuple[Rule, ...] = (USE_AFTER_UNMAP, NEVER_MAPPED, NOT_FOR_WRITING)

@@ -34,6 +34,7 @@ class Machine:
     swap: str = "disk"  # "disk", "zram" or "none"
     append: str = ""  # more kernel parameters
     cpus: int = 1
+    iommu: bool = False  # whether a vIOMMU stands between card and RAM
     qemu_opts: tuple[str, ...] = ()
 
 

@@ -287,6 +287,7 @@ def _with_machine(options: RunOptions, machine: Machine) -> RunOptions:
         memory=machine.memory,
         swap=machine.swap,
         cpus=machine.cpus,
+        iommu=machine.iommu,
         append=f"{options.append} {machine.append}".strip(),
         qemu_opts=(*options.qemu_opts, *machine.qemu_opts),
     )

@@ -64,7 +64,8 @@ class Behind:
         return Moment(number, self._writes, self._last, self._clock(), self._fields())
 
     def _explain(self, last: Any) -> str:
-        return self._describe(Access("W", *last))
+        """Register and value; what its bits mean would be too much in a line about something else."""
+        return " ".join(self._describe(Access("W", *last)).split()[1:3])
 
     def _ram_changed(self) -> None:
         self.observer.checker.memory_changed()

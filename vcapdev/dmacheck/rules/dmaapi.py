@@ -21,7 +21,7 @@ class UseAfterUnmap(Rule):
         + " A stop that the driver wrote before its dma_unmap was handled before it. The IOMMU refuses "
         "the transfer; on a machine without one it would have gone to whatever the page is by now."
     )
-    looks = "vcapdev: use-after-unmap (D1): DMA write through a streaming mapping that was torn down"
+    looks = "vcapdev: use-after-unmap (D1): DMA write to user pages (streaming)"
     near = (
         "a transfer while the unmap is still on its way: the mapping lives until its end is handled",
         "the same bus address given to the next mapping: a live mapping is never in question here",
@@ -38,7 +38,7 @@ class NeverMapped(Rule):
         + " An address that no map has covered was never the device's: a physical address given to it, "
         "a wrong offset, or a transfer beyond the end of what was mapped."
     )
-    looks = "vcapdev: never-mapped (D2): DMA write to a bus address that was never mapped"
+    looks = "vcapdev: never-mapped (D2): DMA write to an address that was never mapped"
     near = ("a mapping that was torn down very long ago, which the bounded history has forgotten",)
 
 
@@ -48,7 +48,7 @@ class NotForWriting(Rule):
     severity, certainty = "corruption", BY_ORDER
     facts = "the access rights of the live DMA map"
     why = "dma_map with DMA_TO_DEVICE gives the device the right to read; the IOMMU refuses its writes."
-    looks = "vcapdev: mapped-for-reading (D3): DMA write through a mapping for reading only"
+    looks = "vcapdev: mapped-for-reading (D3): DMA write to coherent memory"
     near = ("coherent memory and mappings in both directions: they may be written",)
 
 
