@@ -94,8 +94,13 @@ class Checker:
         """
         other = Checker(*self._parts)
         other.audit = self.audit.afresh()
+        other.collect_states()
         other._ground.inherit(self._ground)
         return other
+
+    def collect_states(self) -> None:
+        """Collect from now on which states pages were seen in (``states`` of :meth:`status`)."""
+        self._ground.oddities.states.wanted = True
 
     def poll(self) -> None:
         """Look for released pins, and pronounce what was found. To be called every 20 ms or so."""
@@ -169,6 +174,8 @@ class Checker:
             ground.contract.forget(program_id)
         if ground.fetches is not None:
             ground.fetches.gone(program_id)
+        if ground.suspects is not None:
+            ground.suspects.forget(program_id)
 
     def before_write(self, batch: Batch) -> None:
         """The first look."""
@@ -208,6 +215,8 @@ class Checker:
             self._guard(lambda: examiner.after(batch, pages))
         if ground.contract is not None and not ground.contract.quiet(pages):
             self._guard(lambda: examiner.hold_to_contract(batch, pages))
+        if ground.suspects:
+            self._guard(lambda: examiner.suspect(batch, pages))
         if ground.pins is not None and pages.written_version != ground.pins.table.version:
             ground.pins.table.mark_written(pages.pages.pfns)
             pages.written_version = ground.pins.table.version

@@ -12,6 +12,7 @@ import numpy as np
 
 from vcapdev.dma import Batch, Program
 from vcapdev.dmacheck.audit import Audit
+from vcapdev.dmacheck.breach import Breach
 from vcapdev.dmacheck.court import Case, Court
 from vcapdev.dmacheck.fetches import Suspicion
 from vcapdev.dmacheck.ground import Ground
@@ -94,6 +95,10 @@ class Examiner:
             buffer = contract.buffer_of(record.id)
             if buffer is not None:
                 ground.pins.ledger.name(record.ends[0], buffer.name)
+        suspects = ground.suspects
+        if suspects is not None:
+            user = contract.user_of(record.id) if contract is not None else None
+            ground.guard(lambda: suspects.learn(record, facts, user))
 
     # Looking.
 
@@ -169,21 +174,51 @@ class Examiner:
     def hold_to_contract(self, batch: Batch, pages: BatchPages) -> None:
         """What the media framework has to say; nothing of it is pronounced before it is confirmed."""
         ground = self._ground
-        contract, kernel = ground.contract, ground.kernel
+        contract = ground.contract
         breaches = contract.after(batch, pages, ground.fields) if contract is not None else []
-        if not breaches or contract is None or kernel is None or ground.judging:
+        if breaches and contract is not None:
+            self._charge(breaches, batch, pages, lambda breach: contract.confirm(breach, batch, pages))
+
+    def suspect(self, batch: Batch, pages: BatchPages) -> None:
+        """What was suspicious of the program at first sight, once it has written."""
+        suspects = self._ground.suspects
+        if suspects is None:
             return
+        breaches = []
+        for breach in suspects.breaches(batch, pages):
+            if suspects.confirm(breach, pages) is not None:  # worth a pause
+                breaches.append(breach)
+            else:
+                suspects.clear(breach, pages)
+        if not breaches:
+            return
+        for breach in self._charge(breaches, batch, pages, lambda breach: suspects.confirm(breach, pages)):
+            suspects.clear(breach, pages)
+
+    def _charge(
+        self,
+        breaches: list[Breach],
+        batch: Batch,
+        pages: BatchPages,
+        confirm: Callable[[Breach], list[str] | None],
+    ) -> list[Breach]:
+        """Have suspicions confirmed and pronounced; returns those that turned out to be none."""
+        ground = self._ground
+        if ground.kernel is None or ground.judging:
+            return []
         if not self._goes_on() or pages.facts is None:
             ground.oddities.add("raced-with-stop", sum(len(breach.rows) for breach in breaches))
-            return
+            return []
         none = np.zeros(0, dtype=np.intp)
         look = Look(pages.facts, np.zeros(pages.count, dtype=np.uint8), none)
-        case = Case(kernel, batch, pages, None, look, f"field {ground.fields}")
+        case = Case(ground.kernel, batch, pages, None, look, f"field {ground.fields}")
+        innocent: list[Breach] = []
         with ground.judgement():
             for breach in breaches:
-                confirm = partial(contract.confirm, breach, batch, pages)
-                if not self._court.contract_verdict(breach, case, confirm):
+                if not self._court.contract_verdict(breach, case, partial(confirm, breach)):
                     ground.oddities.add("passing", len(breach.rows))
+                    innocent.append(breach)
+        return innocent
 
     def judge_again(self, audit: Audit, pages: BatchPages) -> None:
         """Of the sample: with the vCPUs stopped, once pending register writes are handled."""
