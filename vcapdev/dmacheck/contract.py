@@ -150,7 +150,7 @@ class Contract:
             return True
         if watch.claims is None or watch.claims[0] is not pages.facts or watch.short:
             return False
-        if watch.user is not None and len(watch.user.copied):
+        if watch.user is not None and not watch.user.settled():
             return False
         return watch.outside is False and not watch.bad and not watch.astray and watch.quiet()
 
@@ -163,7 +163,7 @@ class Contract:
         if self._writing.get(buffer.queue) != buffer.key:
             self._writing[buffer.queue] = buffer.key
             self._turns[buffer.key] += 1
-        return self.quiet(pages) and (watch.user is None or (watch.user.quiet() and not watch.user.any_lost))
+        return self.quiet(pages)
 
     def before(self, pages: BatchPages) -> None:
         """The look before the bytes move."""
@@ -173,8 +173,7 @@ class Contract:
         watch.bad = not watch.buffer.owned
         if not watch.bad:
             self._given_back.pop(watch.buffer.key, None)
-        if watch.user is not None and self._mappings is not None:
-            self._mappings.look(watch.user, watch.buffer, self._turns[watch.buffer.key])
+        self._look_at_owner(watch)
 
     def after(self, batch: Batch, pages: BatchPages, field: int) -> list[Breach]:
         """The look after the bytes have moved, and what is suspicious by now."""
@@ -183,6 +182,9 @@ class Contract:
             return []
         given_back = watch.bad and not watch.buffer.owned
         watch.bad = False
+        if watch.user is not None:
+            watch.user.written = True
+        self._look_at_owner(watch)
         if watch.buffer.owned:
             self._given_back.pop(watch.buffer.key, None)
             found = [*self._outside(watch, batch, pages), *self._missing(watch, pages, field)]
@@ -236,6 +238,10 @@ class Contract:
             except StructError:
                 return None
         return self._mappings
+
+    def _look_at_owner(self, watch: Watch) -> None:
+        if watch.user is not None and self._mappings is not None:
+            self._mappings.look(watch.user, watch.buffer, self._turns[watch.buffer.key])
 
     def _watch(self, record: Record, buffer: MediaBuffer) -> Watch:
         watch = Watch(self._kernel, record, buffer)
@@ -346,10 +352,7 @@ class Contract:
     def _copied(self, watch: Watch, pages: BatchPages) -> list[Breach]:
         """Pages of this batch that the owner has only a copy of."""
         user = watch.user
-        if user is None:
-            return []
-        user.written = True
-        if not len(user.copied):
+        if user is None or not len(user.copied):
             return []
         rows = np.flatnonzero(np.isin(pages.pages.pfns, user.expected[user.copied]))
         user.copied = user.copied[~np.isin(user.expected[user.copied], pages.pages.pfns[rows])]

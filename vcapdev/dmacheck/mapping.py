@@ -11,8 +11,8 @@ table entries at its user addresses are compared with what they were::
     moved                        the page is at another address now (mremap)
     process-gone                 nobody is left who could read it
 
-Only the copy is the kernel's doing; that it is one shows in its content, which is compared before the device
-writes again.
+Only the copy is the kernel's doing. That it is one shows in its content, which is compared before the device
+writes again, and right after it has written, when the user has had no time yet to use the buffer anew.
 """
 
 from __future__ import annotations
@@ -92,6 +92,10 @@ class UserPages:
         except GuestReadError:
             self._stirred = True
         return not self._stirred
+
+    def settled(self) -> bool:
+        """Whether nothing has changed, and nothing that was found is left to be told."""
+        return not self.any_lost and not len(self.copied) and self.quiet()
 
     def changes(self, files: OpenFiles) -> dict[int, _Rows]:
         """Rows by the state that they have entered, after :meth:`quiet` was False."""
