@@ -21,9 +21,12 @@ from numpy.typing import NDArray
 from vcapdev.errors import ExitStatus
 from vcapdev.guestmm.kernel import Kernel, attach
 from vcapdev.guestmm.memory import GuestMemory
-from vcapdev.guestmm.owners import find_owners
+from vcapdev.guestmm.owners import find_owners, swap_offset
 from vcapdev.guestmm.pages import PageFacts, PageSet
+from vcapdev.guestmm.pagetable import PageTable
 from vcapdev.guestmm.pageview import page_kinds
+from vcapdev.guestmm.structs import Structs
+from vcapdev.guestmm.words import Reader
 from vcapdev.image.programs import build_programs
 from vcapdev.progress import Silent
 from vcapdev.run.command import finish
@@ -108,6 +111,7 @@ def test_pages_of_a_program(guest: Vm, kernel: Kernel) -> None:
         guest.agent.wait_for(lambda: bool(lines) and lines[-1][0] == "ready", 60, "the pages")
         told = {name: tuple(map(int, rest)) for name, *rest in lines}
         pid = told.pop("ready")[0]
+        swapped = told.pop("swapped")
         names = list(told)
         facts = look(kernel, *(told[name][1] for name in names))
         kinds = dict(zip(names, page_kinds(kernel, facts), strict=True))
@@ -129,9 +133,21 @@ def test_pages_of_a_program(guest: Vm, kernel: Kernel) -> None:
         mine = next(owner for owner in owners if owner.pid == pid)
         assert mine.pte is not None
         assert mine.pte.pfn == told["anon"][1]
+        assert swap_entry(kernel, mine.vma, swapped[0]) == swapped[1:3]
     finally:
         process.kill()
         process.wait(30)
+
+
+def swap_entry(kernel: Kernel, vma: int, address: int) -> tuple[int, int]:
+    """Type and offset of the swap entry at an address of the process that has this area."""
+    read = Reader.of(kernel)
+    of = Structs.of(kernel).offsets
+    mm = read.u64(vma + of("vm_area_struct", "vm_mm")["vm_mm"])
+    top = kernel.table.translate(read.u64(mm + of("mm_struct", "pgd")["pgd"]))
+    entry = PageTable(kernel.memory, top, kernel.table.levels).walk(address).entry
+    assert not entry & 1
+    return entry >> 59, swap_offset(entry)
 
 
 def words(guest: Vm, path: str) -> NDArray[np.uint64]:

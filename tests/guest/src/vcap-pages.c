@@ -13,6 +13,10 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21
+#endif
+
 static uint64_t word(const char *path, uint64_t index)
 {
 	uint64_t value;
@@ -50,6 +54,27 @@ static volatile char *map(int flags)
 	return page;
 }
 
+/* Pushes a page out to swap; prints its address, and the swap type and offset that the kernel tells. */
+static void swap_out(void)
+{
+	volatile char *page = map(MAP_PRIVATE);
+	uint64_t entry = 0;
+
+	for (int i = 0; i < 4096; i++)
+		page[i] = (char)(i * i >> 3);
+	for (int i = 0; i < 600 && !(entry >> 62 & 1); i++) {
+		madvise((void *)page, 4096, MADV_PAGEOUT);
+		usleep(20000);
+		entry = word("/proc/self/pagemap", (uintptr_t)page / 4096);
+	}
+	if (!(entry >> 62 & 1)) {
+		fprintf(stderr, "the page is not swapped out\n");
+		exit(3);
+	}
+	printf("swapped %" PRIu64 " %" PRIu64 " %" PRIu64 " 0\n", (uint64_t)(uintptr_t)page, entry & 31,
+	       (uint64_t)(entry >> 5 & ((1ULL << 50) - 1)));
+}
+
 int main(void)
 {
 	volatile char *zero = map(MAP_PRIVATE), *anon = map(MAP_PRIVATE), *locked = map(MAP_PRIVATE);
@@ -72,6 +97,7 @@ int main(void)
 	}
 	sum = *zero;
 	usleep(200000); /* the child comes to its reading */
+	swap_out();
 	tell("zero", zero);
 	tell("anon", anon);
 	tell("locked", locked);
