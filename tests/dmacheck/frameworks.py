@@ -64,7 +64,7 @@ class MediaGuest(SyntheticGuest):
 
     def _process(self) -> None:
         mm = self.put(MM, at(self.user_top), at(TASK))
-        area = self.put(AREA, USER, USER + 64 * PAGE, mm, USER >> 12, 0, 0, 0, 0)
+        area = self.put(AREA, USER, USER + 64 * PAGE, mm, USER >> 12, 0, 0, 0, 0, 2)
         self.put(CHAIN, area, 0, 0, 0, 0, 0, 0, 0)
         self.put(ANON_VMA, 0, 0, at(CHAIN) + 32)
         self.put(SPACE, 0, area + 40, 0, 1)  # an address_space that the same area maps
@@ -94,6 +94,10 @@ class MediaGuest(SyntheticGuest):
         self.anon(pfn, pins=pins, index=(USER >> 12) + row, **more)  # type: ignore[misc]
         if mapped:
             self.map(USER + row * PAGE, pfn * PAGE, top=self.user_top)
+
+    def rights(self, flags: int) -> None:
+        """Set ``vm_flags`` of the area."""
+        self.put(AREA + 64, flags)
 
     def entry(self, row: int, value: int) -> None:
         """Set the page table entry of a page of the area, whose table must exist."""

@@ -122,6 +122,40 @@ def test_another_area_at_the_address(card):
     assert lost(card) == {"remapped": 1}
 
 
+def protect(card: FakeCard, *, writable: bool = True) -> None:
+    """mprotect to and fro: the entry has lost its write right; the area has it again, or not yet."""
+    for row, pfn in enumerate(PAGES):
+        card.guest.entry(row, pfn * PAGE | 0x65)
+    card.guest.rights(2 if writable else 0)
+    frames(card, card.batch)
+    assert (card.rules, lost(card)) == ([], {})
+
+
+def test_a_copy_that_its_owner_has_overwritten(card):
+    """mprotect to and fro in 5.10, and the buffer is filled anew: nothing in it is the same."""
+    protect(card)
+    card.guest.fill(COPY, 99)
+    give_copy(card)
+    frames(card, card.batch)
+    assert card.rules == ["copied-away"]
+
+
+def test_no_copy_of_a_page_that_its_owner_could_not_write_to(card):
+    protect(card, writable=False)
+    card.guest.fill(COPY, 99)
+    give_copy(card)
+    frames(card, card.batch)
+    assert (card.rules, lost(card)) == ([], {"replaced": 1})
+
+
+def test_no_copy_where_memory_began_with_zeroes(card):
+    protect(card)
+    card.guest.put(COPY * PAGE, *([7] * 500), *([0] * 12))
+    give_copy(card)
+    frames(card, card.batch)
+    assert (card.rules, lost(card)) == ([], {"replaced": 1})
+
+
 def test_the_zero_page_at_the_address(card):
     card.guest.entry(0, card.guest.zero_pfn * PAGE | 0x25)
     frames(card, card.batch)

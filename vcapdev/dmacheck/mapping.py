@@ -28,6 +28,7 @@ from vcapdev.guestmm.mediabuffer import USERPTR, MediaBuffer
 from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE, GuestReadError
 from vcapdev.guestmm.openfiles import OpenFiles
 from vcapdev.guestmm.pages import PageFacts, PageSet
+from vcapdev.guestmm.pagetable import PRESENT, WRITABLE
 from vcapdev.guestmm.rmap import AddressSpace, ReverseMap, areas_of
 
 _FINE, _COPIED, _REMAPPED, _REPLACED, _DISCARDED, _UNMAPPED, _MOVED, _GONE, _UNKNOWN = range(9)
@@ -54,10 +55,13 @@ class UserPages:
         self.leaves = Leaves(kernel, space.top, first + (np.arange(len(buffer.pfns)) << PAGE_SHIFT))
         self.states = np.zeros(len(buffer.pfns), dtype=np.int8)
         self.any_lost = False
+        # Pages that their owner may write to only after a fault, although his area is writable.
+        self._faulting = np.zeros(len(buffer.pfns), dtype=bool)
         self.written = False  # whether the device has written to them since they were seen
         self.copied = np.zeros(0, dtype=np.intp)  # rows that were copied away and are not pronounced yet
         self.former: UserPages | None = None  # the same pages at the address that was queued before
         self._stirred = False
+        self._absent = np.zeros(len(buffer.pfns), dtype=bool)  # at the last look: reclaim may be amid of it
 
     def is_of(self, buffer: MediaBuffer) -> bool:
         """Whether these are the buffer's pages, at its address."""
@@ -84,6 +88,7 @@ class UserPages:
         """Follow only what is in place now, be it in swap."""
         away = self._away()
         self.states[away] = _UNKNOWN
+        self._see_faulting()
 
     def quiet(self) -> bool:
         """Whether nothing has changed in the page tables since the last :meth:`changes`."""
@@ -104,10 +109,19 @@ class UserPages:
         away = self._away()
         now[away] = self._classify(away, files) if len(away) else _FINE
         now[(self.states == _UNKNOWN) & (now != _FINE)] = _UNKNOWN
+        self._forgive_the_hasty(now)
         changed = now != self.states
         self.states = now
         self.any_lost = self.lost() > 0
+        self._see_faulting()
         return {int(state): np.flatnonzero(changed & (now == state)) for state in np.unique(now[changed])}
+
+    def _forgive_the_hasty(self, now: NDArray[np.int8]) -> None:
+        """An entry is empty for a moment while reclaim takes a page out: only the next look can tell."""
+        absent = now == _UNMAPPED
+        hasty = absent & ~self._absent & (self.states == _FINE)
+        now[hasty] = _FINE
+        self._absent, self._stirred = absent, bool(hasty.any())
 
     def lost(self) -> int:
         """How many pages the user has no longer, by his own doing."""
@@ -128,6 +142,22 @@ class UserPages:
         )
 
     # What has become of pages that are not in place.
+
+    def _see_faulting(self) -> None:
+        """After fork, or mprotect to and fro, the next write of the owner faults, and may go to a copy."""
+        entries = self.leaves.entries
+        bits = np.uint64(PRESENT | WRITABLE)
+        self._faulting = (self.leaves.pfns() == self.expected) & ((entries & bits) == np.uint64(PRESENT))
+        rows = np.flatnonzero(self._faulting)
+        if not len(rows):
+            return
+        writable = np.zeros(len(rows), dtype=bool)
+        facts, places = _facts(self._kernel, self.expected[rows]), self.leaves.addresses[rows]
+        for mapping in np.unique(facts.mapping[facts.anon])[:_MAX_MAPPINGS].tolist():
+            for area in areas_of(self._reverse, mapping):
+                if area.mm == self.space.mm and area.writable:
+                    writable |= (places >= area.start) & (places < area.end)
+        self._faulting[rows] = writable & facts.anon
 
     def _away(self) -> _Rows:
         """Rows whose page is neither mapped nor, by its own swap entry, about to be mapped again."""
@@ -168,18 +198,25 @@ class UserPages:
         new = _facts(self._kernel, there)
         same = (new.mapping == old.mapping) & ((new.index == old.index) | old.large | new.large)
         found = np.where(same, _REPLACED, _REMAPPED).astype(np.int8)
-        if self.written:
-            some = np.flatnonzero(new.anon & (self.states[rows] == _FINE))[:_MAX_COMPARED]
-            if len(some):
-                found[some[self._alike(self.expected[rows[some]], there[some])]] = _COPIED
+        some = np.flatnonzero(new.anon & old.anon & (self.states[rows] == _FINE))[:_MAX_COMPARED]
+        if self.written and len(some):
+            faulting = self._faulting[rows[some]] & same[some]
+            copied = self._copied(self.expected[rows[some]], there[some], faulting)
+            found[some[copied]] = _COPIED
         return found
 
-    def _alike(self, old: _Ints, new: _Ints) -> NDArray[np.bool_]:
-        """Whether each pair of pages has so much in common that one was copied from the other."""
+    def _copied(self, old: _Ints, new: _Ints, faulting: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Whether pages were copied from others: they have much in common, which hardly two others have.
+
+        Where the owner's next write had to fault anyhow it is enough that the page was not made of zeroes:
+        he may have written all of it since.
+        """
         ours, theirs = _contents(self._kernel, old), _contents(self._kernel, new)
         equal = ours == theirs
         telling = equal[:, 1:] & (ours[:, 1:] != ours[:, :-1])
-        result: NDArray[np.bool_] = np.count_nonzero(telling, axis=1) >= _SAME_WORDS
+        alike = np.count_nonzero(telling, axis=1) >= _SAME_WORDS
+        fresh = np.count_nonzero((theirs == 0) & (ours != 0), axis=1) > 0
+        result: NDArray[np.bool_] = alike | (faulting & ~fresh)
         return result
 
     def _excuse(self, rows: _Rows, found: NDArray[np.int8], old: PageFacts, files: OpenFiles) -> None:

@@ -18,17 +18,22 @@ from vcapdev.guestmm.words import Reader
 
 _MAX_NODES = 256  # areas that are looked at for one page
 _COMM = 16
+_VM_WRITE = 2  # include/linux/mm.h
 
 
 @dataclass(frozen=True)
 class Area:
-    """A ``vm_area_struct``: its address, the range it maps, its first page's index, and its ``mm_struct``."""
+    """A ``vm_area_struct``: its address, the range it maps, its first page's index, and its ``mm_struct``.
+
+    ``writable``: whether its user may write to it now; False where that is not known.
+    """
 
     address: int
     start: int
     end: int
     first: int
     mm: int
+    writable: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class ReverseMap:
         self._chain = structs.offsets("anon_vma_chain", "vma", "rb")
         self._file = structs.offsets("address_space", "i_mmap.rb_root.rb_node")["i_mmap.rb_root.rb_node"]
         self._area = structs.offsets("vm_area_struct", "vm_start", "vm_end", "vm_pgoff", "vm_mm", "shared.rb")
+        self._flags = kernel.btf.offset("vm_area_struct", "vm_flags")
         self._mm = structs.offsets("mm_struct", "pgd")["pgd"]
         self._task = structs.offsets("task_struct", "tgid", "comm")
         self._owner = kernel.btf.offset("mm_struct", "owner")  # with CONFIG_MEMCG
@@ -82,7 +88,10 @@ class ReverseMap:
         """The area at this address."""
         read, at = self._reader.u64, self._area
         start, end = read(address + at["vm_start"]), read(address + at["vm_end"])
-        return Area(address, start, end, read(address + at["vm_pgoff"]), read(address + at["vm_mm"]))
+        writable = self._flags is not None and bool(read(address + self._flags) & _VM_WRITE)
+        return Area(
+            address, start, end, read(address + at["vm_pgoff"]), read(address + at["vm_mm"]), writable
+        )
 
     def space(self, mm: int) -> AddressSpace | None:
         """The address space of an ``mm_struct``, None when it has no page table."""
