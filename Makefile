@@ -18,6 +18,7 @@ RUN_OPTIONS = \
   $(call option,BOARD,board) $(call option,MUTANT,mutant) \
   $(foreach module,$(MODULE),--module '$(module)') $(call option,REPORT,report) \
   $(call option,ON_VIOLATION,on-violation) $(call option,BUNDLE,bundle) $(call option,AUDIT,audit) \
+  $(if $(filter 1,$(IOMMU)),--iommu) \
   $(if $(WANT_SHELL),--shell) $(if $(filter 1,$(SHOW)),--show)
 
 MUTANT_OPTIONS = $(call option,KERNEL,kernel) $(call option,KIND,kind) $(call option,REPORT,report)
@@ -61,5 +62,5 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 	@echo
 	@echo 'Variables of run-guest: KERNEL NORM SIZE FORMAT IO FRAMES SWAP PRESSURE CLOCK BOARD MUTANT'
-	@echo 'MODULE REPORT ON_VIOLATION (continue, stop, bundle) BUNDLE AUDIT (1%), and SHELL=1 (a guest for you), SHOW=1 (print the commands). For example:'
+	@echo 'MODULE REPORT ON_VIOLATION (continue, stop, bundle) BUNDLE AUDIT (1%), and IOMMU=1 (a vIOMMU), SHELL=1 (a guest for you), SHOW=1 (print the commands). For example:'
 	@echo '  make run-guest SWAP=zram MUTANT=early-unpin REPORT=report'

@@ -15,6 +15,7 @@ from vcapdev.errors import UsageError
 from vcapdev.report.picture import FORMATS as PICTURES
 from vcapdev.run import options
 from vcapdev.run.options import FORMATS, RunOptions, add_arguments, from_arguments
+from vcapdev.run.pair import serve_options
 
 
 def parse(*words: str) -> RunOptions:
@@ -65,6 +66,12 @@ def test_the_fast_clock_brings_a_pool_that_does_not_hold_it_up_and_memory_for_it
     kernels = parse("--clock", "fast", "--io", "mmap")
     assert (kernels.pool, kernels.memory) == (RunOptions().pool, RunOptions().memory)
     assert parse("--buffers", "16").pool > 16
+
+
+def test_behind_a_viommu_the_device_process_is_told_where_ram_lies(tmp_path: Path) -> None:
+    options = parse("--iommu", "--memory", "384")
+    assert serve_options(options, tmp_path).iommu == "384M"
+    assert "--iommu" not in serve_options(parse(), tmp_path).command_line()
 
 
 def test_settings_are_plain_json(tmp_path: Path) -> None:

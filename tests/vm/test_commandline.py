@@ -53,6 +53,20 @@ def test_kernel_parameters_are_appended_never_replaced() -> None:
     ]
 
 
+def test_a_viommu_comes_before_the_devices_that_it_serves() -> None:
+    words = build_command_line(config(iommu=True, card_socket=Path("/run/v/card"), append="iommu=pt"))
+    devices = after(words, "-device")
+    assert devices[0] == "intel-iommu,caching-mode=on"
+    assert "vfio-user-pci" in devices[-1]
+    parameters = kernel_parameters(config(iommu=True, append="iommu=pt")).split()
+    assert {"intel_iommu=on", "iommu=nopt", "iommu.strict=1"} <= set(parameters)
+    assert parameters[-1] == "iommu=pt", "the user's words come last, and win"
+
+
+def test_without_one_the_guest_is_told_nothing_of_it() -> None:
+    assert "iommu" not in " ".join([*build_command_line(config()), kernel_parameters(config())])
+
+
 def test_the_card_waits_longer_than_qemu_would_by_default() -> None:
     words = build_command_line(config(card_socket=Path("/run/v/card,1")))
     device = json.loads(after(words, "-device")[-1])
