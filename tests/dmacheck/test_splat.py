@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from synthetic import SyntheticGuest
 
 from vcapdev.dma import Origin
-from vcapdev.dmacheck.rules import KERNEL, NOT_DIRTIED, PAGE_RULES, USER
+from vcapdev.dmacheck.rules import ALL_RULES, KERNEL, NOT_DIRTIED, PAGE_RULES, USER
 from vcapdev.dmacheck.verdict import Evidence, Sight, Target, Verdict, key_of
 from vcapdev.dmacheck.witness import holders
 from vcapdev.guestmm.pageview import PageView
@@ -38,6 +38,7 @@ HUGE = replace(ANON, compound=True, refcount=65, pins=64)
 SLAB = replace(UNPINNED, page_type="slab", refcount=1)
 CACHED = replace(ANON, refcount=2, pins=0, mapcount=-1, flags=("uptodate", "lru", "swapcache"))
 PROCESS, AREA = "pid 111 (vcap-capture) at 0x7f1a865a6000", "anonymous 0x7f1a858fe000-0x7f1a8667e000"
+CROSSES_PAGES = next(rule for rule in ALL_RULES if rule.id == "V8")
 NOT_PINNED = next(rule for rule in PAGE_RULES if rule.id == "V3")
 
 
@@ -178,6 +179,15 @@ def test_first_lines_tell_all_findings_of_page_rules_apart() -> None:
                 assert keys[-1].endswith(promise), keys[-1]
     assert len(set(keys)) == len(keys)
     assert max(map(len, keys)) <= 80
+
+
+def test_a_first_line_that_has_to_be_cut_is_still_its_own() -> None:
+    start = "DMA write to something that takes a whole line to be told of, or even "
+    keys = {key_of(NOT_PINNED, f"{start}{more}") for more in ("more than that", "much more than that")}
+    assert len(keys) == 2
+    assert all(len(key) == 80 for key in keys)
+    wrong = key_of(CROSSES_PAGES, "DMA write beyond a page, into the wrong one (anonymous page)")
+    assert wrong == "vcapdev: crosses-pages (V8): DMA write beyond its page (anonymous page)"
 
 
 @pytest.mark.parametrize(

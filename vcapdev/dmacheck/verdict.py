@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
+from zlib import crc32
 
 from vcapdev.dma import Origin
 from vcapdev.dmacheck.rules import Rule
@@ -121,6 +122,8 @@ _SHORTER = (
     ("a kernel page without owner marks", "an unmarked kernel page"),
     (", program for ", ", for "),
     ("DMA write to ", "write to "),
+    (" beyond a page, into the wrong one", " beyond its page"),
+    (" that was pinned for reading", " pinned for reading"),
     ("write to a ", "write to "),
     ("write to an ", "write to "),
     (", for ", ", "),
@@ -134,4 +137,7 @@ def key_of(rule: Rule, subject: str) -> str:
         if len(head) + len(subject) <= WIDTH:
             break
         subject = subject.replace(long, short)
-    return f"{head}{subject}"[:WIDTH]
+    key = f"{head}{subject}"
+    if len(key) > WIDTH:  # cut, and yet not the same as another one that begins alike
+        key = f"{key[: WIDTH - 5]}~{crc32(key.encode()) & 0xFFFF:04x}"
+    return key
