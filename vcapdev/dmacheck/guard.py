@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vcapdev.dmacheck.oddities import Oddities
+from vcapdev.guestmm.btf import BtfError
 from vcapdev.guestmm.memory import GuestReadError
 
 _MAX_DEFECTS = 20
@@ -22,7 +23,7 @@ class Guard:
         """Whether the step got to its end."""
         try:
             step()
-        except GuestReadError:
+        except (GuestReadError, BtfError):
             self._oddities.add("unreadable")
         except Exception as error:  # a defect must not stop the device; the run reports it
             text = f"{type(error).__name__}: {error}"
