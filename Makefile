@@ -21,6 +21,8 @@ RUN_OPTIONS = \
   $(if $(filter 1,$(IOMMU)),--iommu) \
   $(if $(WANT_SHELL),--shell) $(if $(filter 1,$(SHOW)),--show)
 
+# All kernels together make docs/answer.md; one alone is only shown, unless REPORT names a directory.
+ANSWER_OPTIONS = $(call option,KERNEL,kernel) $(if $(REPORT)$(KERNEL),$(call option,REPORT,report),--report docs)
 MUTANT_OPTIONS = $(call option,KERNEL,kernel) $(call option,KIND,kind) $(call option,REPORT,report)
 
 .PHONY: run-guest test mutants lookalikes answer bench check doctor clean help
@@ -39,7 +41,7 @@ lookalikes: ## play legitimate scenes: the checker must be silent about them [KE
 	  $(call option,KERNEL,kernel) $(if $(SCENE),-k '$(SCENE)') $(call option,REPORT,report)
 
 answer: ## is get_user_pages() enough? play the whole matrix, write docs/answer.md [KERNEL= REPORT=]
-	@$(PY) tools/status.py $(PY) -m vcapdev answer $(call option,KERNEL,kernel) --report '$(or $(REPORT),docs)'
+	@$(PY) tools/status.py $(PY) -m vcapdev answer $(ANSWER_OPTIONS)
 
 bench: ## speed, as ratios against floors that are taken in the same run
 	@$(PY) tests/bench/run.py

@@ -12,7 +12,7 @@ import pytest
 from vcapdev.errors import UsageError
 from vcapdev.gallery.answer import Answer, driver_for, judge
 from vcapdev.gallery.answer_report import bearing, markdown, spoken, to_json
-from vcapdev.gallery.answer_table import Cell, Expected, Sentence, Table, load_table
+from vcapdev.gallery.answer_table import Cell, Expected, Sentence, Shown, Table, load_table
 from vcapdev.gallery.lookalike import NOT_OFFERED
 from vcapdev.gallery.scene import Json, Outcome, ProgramResult
 from vcapdev.image.mutants import mutants
@@ -107,7 +107,8 @@ def answers(*, wrong: str = "no", data: str = "kept") -> list[Answer]:
 
 
 def test_a_sentence_is_held_against_its_cells() -> None:
-    sentence = Sentence("All is well.", {"driver": "stock", "event": "ksm|compact"}, {"wrong": "no"})
+    shown = Shown({"driver": "stock", "event": "ksm|compact"}, {"wrong": "no"})
+    sentence = Sentence("All is well.", (shown,))
     good, bad = bearing(sentence, answers())
     assert len(good) == 6 + 3
     assert bad == []
@@ -116,7 +117,9 @@ def test_a_sentence_is_held_against_its_cells() -> None:
 
 
 def test_a_sentence_that_is_not_borne_out_says_so() -> None:
-    table = replace(TABLE, sentences=[Sentence("All is well.", {"driver": "stock"}, {"wrong": "no"})])
+    table = replace(
+        TABLE, sentences=[Sentence("All is well.", (Shown({"driver": "stock"}, {"wrong": "no"}),))]
+    )
     assert spoken(table, answers()).startswith("1. All is well. (driver stock: ")
     assert "**Not borne out** by " in spoken(table, answers(wrong="yes"))
     assert "(not played) All is well." in spoken(table, [])
@@ -139,8 +142,10 @@ def test_every_sentence_is_about_cells_that_can_be_played() -> None:
     cells = [one for kernel in recipe_names() for one in TABLE.cells(kernel) if TABLE.senseless(one) is None]
     assert len(TABLE.sentences) == 10
     for sentence in TABLE.sentences:
-        assert set(sentence.cells) <= {"kernel", "driver", "memory", "event"}
-        assert any(one.fits(sentence.cells) for one in cells), sentence.says
+        for shown in sentence.shown:
+            assert set(shown.cells) <= {"kernel", "driver", "memory", "event"}
+            assert set(shown.claim) <= {"wrong", "data", "given", "refused"}
+            assert any(one.fits(shown.cells) for one in cells), sentence.says
 
 
 def test_expectations_speak_of_what_there_is() -> None:

@@ -52,11 +52,14 @@ def counts(cells: Sequence[Answer], kernel: str) -> str:
 
 def bearing(sentence: Sentence, cells: Sequence[Answer]) -> tuple[list[Answer], list[Answer]]:
     """The cells that a sentence is about and that were played: those that bear it out, and the others."""
-    mine = [one for one in cells if one.played and one.cell.fits(sentence.cells)]
-    if "refused" not in sentence.claim:
-        mine = [one for one in mine if not one.refused]
-    good = [one for one in mine if all(one.value(name) == value for name, value in sentence.claim.items())]
-    return good, [one for one in mine if one not in good]
+    good: list[Answer] = []
+    bad: list[Answer] = []
+    for shown in sentence.shown:
+        for one in cells:
+            if one.played and one.cell.fits(shown.cells) and ("refused" in shown.claim or not one.refused):
+                borne = all(one.value(name) == value for name, value in shown.claim.items())
+                (good if borne else bad).append(one)
+    return good, bad
 
 
 def spoken(table: Table, cells: Sequence[Answer]) -> str:
@@ -79,7 +82,10 @@ def _sentences(table: Table, cells: Sequence[Answer]) -> Iterator[str]:
 
 
 def _where(sentence: Sentence) -> str:
-    return ", ".join(f"{axis} {value.replace('|', ' or ')}" for axis, value in sentence.cells.items())
+    return "; ".join(
+        ", ".join(f"{axis} {value.replace('|', ' or ')}" for axis, value in shown.cells.items())
+        for shown in sentence.shown
+    )
 
 
 def write(

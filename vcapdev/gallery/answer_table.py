@@ -53,12 +53,19 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Sentence:
-    """One sentence of the answer: what it says, of which cells, and what has to be true of each of them."""
+class Shown:
+    """What has to be true of each of the cells that ``cells`` selects."""
 
-    says: str
     cells: Mapping[str, str]
     claim: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence of the answer, and what shows it."""
+
+    says: str
+    shown: tuple[Shown, ...]
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class Table:
 
     def explanation(self, cell: Cell) -> str:
         """Why it came otherwise, "" where nobody has found out."""
-        return next((str(line["why"]) for line in self.explanations if cell.fits(line)), "")
+        return next((" ".join(line["why"].split()) for line in self.explanations if cell.fits(line)), "")
 
     def scene(self, cell: Cell, variant: str | None) -> Scene:
         """What is played for it, with an altered driver's modules under the name ``variant``."""
@@ -125,7 +132,8 @@ def load_table(path: Path = _TABLE) -> Table:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         sentences = [
-            Sentence(" ".join(one["says"].split()), one["cells"], one["claim"]) for one in data["sentences"]
+            Sentence(" ".join(one["says"].split()), tuple(Shown(**shown) for shown in one["shown"]))
+            for one in data["sentences"]
         ]
         hugetlb = {
             "setup": ["echo 10 > /proc/sys/vm/nr_hugepages"],
