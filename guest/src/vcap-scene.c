@@ -153,7 +153,7 @@ static void judge(struct buffer *b, uint32_t want, const char *event, unsigned *
 	if (!want && r.frame > last_frame)
 		last_frame = r.frame;
 	if (r.frame)
-		b->frame = r.frame;
+		b->frame = r.outcome == IS_MIXED ? 0 : r.frame; /* after the close it is not to be compared with one */
 	counts[r.outcome]++;
 	tell_frame(b, &r, event);
 }

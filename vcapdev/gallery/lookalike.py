@@ -140,7 +140,16 @@ def _of_frames(lookalike: Lookalike, outcome: Outcome) -> list[str]:
         bad = counts[f"{name}.partial"] + counts[f"{name}.lost"]
         if bad:
             found.append(f"{bad} frames were not what the card had sent{when}")
-    return found
+    return [*found, _first_bad(outcome)] if found else found
+
+
+def _first_bad(outcome: Outcome) -> str:
+    """Where to look: the first frame that was not what it should be."""
+    for event in outcome.program.events if outcome.program is not None else ():
+        if event.get("read_back") in ("partial", "lost"):
+            place = f"{event.get('event')} {event.get('index')}, buffer {event.get('buffer')}"
+            return f"{place} {event['read_back']}: pages {event.get('bad_pages')}"
+    return "it did not say which"
 
 
 def _first(table: Mapping[str, T], kernel: str, otherwise: T) -> T:

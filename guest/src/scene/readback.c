@@ -12,7 +12,7 @@
 
 enum { MOST_ROW = 8192, MOST_PAGES = 1024, OF_FRAME = 1, BAD = 2 };
 
-const char *const outcome_names[] = { "intact", "partial", "lost", "unmapped" };
+const char *const outcome_names[] = { "intact", "partial", "lost", "mixed", "unmapped" };
 
 const char *load_expect(const char *path)
 {
@@ -29,13 +29,14 @@ const char *load_expect(const char *path)
 	return expected_parse(&expected, data, (size_t)st.st_size);
 }
 
-/* The newest frame that any line names and that came after `last`: lines of older ones are old. */
-static uint32_t newest_frame(const struct expected *e, const uint8_t *data, uint32_t last)
+/* The newest frame that any line of a field names and that came after `last`: lines of older ones are old. */
+static uint32_t newest_frame(const struct expected *e, const uint8_t *data, int field, uint32_t last)
 {
 	uint32_t newest = 0;
 
 	for (uint32_t i = 0; i < e->rows; i++) {
-		uint32_t frame = tag_frame(&e->row[i], data + e->row[i].offset);
+		const struct row *row = &e->row[i];
+		uint32_t frame = row->field == field ? tag_frame(row, data + row->offset) : 0;
 
 		if (frame > last && frame > newest)
 			newest = frame;
@@ -94,6 +95,8 @@ void read_back(const struct expected *e, const uint8_t *data, size_t shift, uint
 {
 	uint8_t marks[MOST_PAGES] = { 0 };
 	struct finding f;
+	uint32_t frame[2];
+	int mixed;
 
 	*r = (struct readback){ .outcome = IS_INTACT };
 	verify(e, data, 1, -1, &f);
@@ -102,15 +105,22 @@ void read_back(const struct expected *e, const uint8_t *data, size_t shift, uint
 		r->pages = (unsigned)((e->size + shift + PAGE_BYTES - 1) / PAGE_BYTES);
 		return;
 	}
-	r->frame = want ? want : newest_frame(e, data, last);
+	for (int field = 0; field < 2; field++)
+		frame[field] = want ? want : newest_frame(e, data, field, last);
+	r->frame = frame[0] > frame[1] ? frame[0] : frame[1];
+	/* A driver that was late may put two frames' fields into one buffer. A field that is missing is lost. */
+	mixed = frame[0] && frame[1] && frame[0] != frame[1];
 	for (uint32_t i = 0; i < e->rows; i++)
-		mark_row(e, &e->row[i], data, shift, r->frame, marks);
+		mark_row(e, &e->row[i], data, shift, mixed ? frame[e->row[i].field] : r->frame, marks);
 	for (unsigned page = 0; page < MOST_PAGES; page++) {
 		r->pages += !!(marks[page] & OF_FRAME);
 		r->bad += !!(marks[page] & BAD);
 	}
 	list_bad(marks, r);
-	r->outcome = !r->bad ? IS_INTACT : r->bad < r->pages ? IS_PARTIAL : IS_LOST;
+	if (!r->bad)
+		r->outcome = mixed ? IS_MIXED : IS_INTACT;
+	else
+		r->outcome = r->bad < r->pages ? IS_PARTIAL : IS_LOST;
 }
 
 int line_came(const struct buffer *b, int last)
