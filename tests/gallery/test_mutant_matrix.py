@@ -84,13 +84,15 @@ def test_the_written_forms_hold_every_mutant_and_the_sums() -> None:
         played(verdicts=[verdict("not-pinned")]),
         matrix.unplayed(MUTANT, "k", matrix.NOT_HERE, "no videobuf"),
     ]
+    unbuilt = matrix.unplayed(replace(MUTANT, name="n"), "k", matrix.NOT_BUILT, "error: x")
     about = {"kernel": "bookworm-6.1", "release": "6.1.0"}
     data = json.loads(matrix.to_json(rows, about))
     assert data["totals"]["played"] == 1
     assert [each["caught"] for each in data["mutants"]] == [matrix.RULE, matrix.NOT_HERE]
-    text = matrix.markdown(rows, about)
+    text = matrix.markdown([*rows, unbuilt], about)
     assert "## bookworm-6.1: 6.1.0" in text
     assert "| `m` | a title | not-pinned | not-pinned | WRITE, page 1 of 9 | rule |" in text
-    assert "- `m`: no videobuf" in text
+    assert "no such driver: `m`." in text
+    assert "- `n` could not be built: error: x" in text
     table = matrix.table([*rows, played()])
     assert [line[:4].strip() for line in table.splitlines() if line[0] != " "] == ["ok", "-", "BAD"]

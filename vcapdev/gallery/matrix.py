@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -169,7 +170,11 @@ def markdown(rows: Sequence[Row], about: Json) -> str:
             if row.wrong:
                 cells[4] += f" (**wrong**: {row.wrong})"
             lines.append("| " + " | ".join(cells) + " |")
-    left = [row for row in rows if row.caught in UNPLAYED]
+    left = [f"`{row.mutant}`" for row in rows if row.caught == NOT_HERE]
     if left:
-        lines += ["", "Not played here:", *(f"- `{row.mutant}`: {row.note}" for row in left)]
+        lines += [
+            "",
+            *textwrap.wrap(f"Not played here, since it has no such driver: {', '.join(left)}.", 118),
+        ]
+    lines += [f"- `{row.mutant}` could not be built: {row.note}" for row in rows if row.caught == NOT_BUILT]
     return "\n".join(lines) + "\n"
