@@ -10,6 +10,8 @@ from typing import Any
 from fakecard import FakeCard
 from synthetic import DIRECT_MAP, SyntheticGuest
 
+from vcapdev.evidence.image import ImageMap
+
 AT = 0x700000  # where the kernel objects lie
 USER = 0x7F1234000000
 INDEX = 0x103
@@ -26,6 +28,7 @@ class Scene:
         self.guest.poke(PFN << 12, b"video")
         card = FakeCard(self.guest)
         card.write(card.program(PFN))
+        self.memory = ImageMap(self.guest.memory.segments, [])  # type: ignore[arg-type]
         self.verdict: dict[str, Any] = json.loads(json.dumps(card.found[0].to_json()))
 
     def _process(self) -> int:

@@ -5,12 +5,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import select
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from finding import PFN, USER, Scene
+from synthetic import note_bytes
 
 from vcapdev.cli import main
 from vcapdev.errors import ExitStatus, SetupError, UsageError
@@ -18,8 +23,11 @@ from vcapdev.evidence import bundle
 from vcapdev.evidence.bundle import Content, check_target, read_index, write_bundle
 from vcapdev.evidence.look import prompt
 from vcapdev.evidence.vcpus import parse_registers
+from vcapdev.guestmm.kernel import AttachError
 
 LIMIT = 64 << 20
+DEADLINE = 60.0  # seconds for anything that a healthy process does
+ROOT = Path(__file__).parents[2]
 
 QUESTIONS = """\
 print("pfn", hex(pfn))
@@ -64,7 +72,7 @@ def test_a_bundle_is_reopened_and_everything_is_bound(
     scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = tmp_path / "bundle"
-    write_bundle(directory, scene.guest.memory, content(scene), LIMIT)
+    write_bundle(directory, scene.memory, content(scene), LIMIT)
     scene.guest.poke(PFN << 12, b"later")
     ask(monkeypatch, QUESTIONS)
     assert main(["look", str(directory)]) == ExitStatus.CLEAN
@@ -81,7 +89,7 @@ def test_the_prompt_reads_live_memory(
     ask(monkeypatch, 'print(prog.read(pfn << 12, 5, physical=True))\nprint(prog["KIND_B"].value_())\n')
     scene.guest.btf.enum("kind", {"KIND_A": 3, "KIND_B": 4})
     scene.guest.write_note()
-    assert prompt(scene.guest.memory, scene.verdict)
+    assert prompt(scene.memory, scene.verdict)
     out = capsys.readouterr().out
     assert "b'now!!'" in out
     assert "\n4\n" in out, "enumerators are found by name, as drgn's helpers need them"
@@ -91,9 +99,9 @@ def test_leaving_by_exit_is_told_apart_from_the_end_of_input(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask(monkeypatch, "exit()\n")
-    assert prompt(scene.guest.memory, scene.verdict) is False
+    assert prompt(scene.memory, scene.verdict) is False
     ask(monkeypatch, "")
-    assert prompt(scene.guest.memory, scene.verdict) is True
+    assert prompt(scene.memory, scene.verdict) is True
 
 
 def test_a_finding_without_a_page_opens_a_prompt_all_the_same(
@@ -106,7 +114,7 @@ def test_a_finding_without_a_page_opens_a_prompt_all_the_same(
         {**scene.verdict, "evidence": {"now": None}},
     ):
         ask(monkeypatch, "print('page is', page)\nprint('vma is', vma)\n")
-        assert prompt(scene.guest.memory, verdict)
+        assert prompt(scene.memory, verdict)
         assert "vma is None" in capsys.readouterr().out
 
 
@@ -116,7 +124,7 @@ def test_an_owner_that_leads_nowhere_does_not_keep_the_prompt_away(
     scene.verdict["evidence"]["now"]["mapping"] = 0x1234567890 | 1
     scene.verdict["evidence"]["before"] = scene.verdict["evidence"]["after"] = None
     ask(monkeypatch, "print('pfn is', pfn)\n")
-    assert prompt(scene.guest.memory, scene.verdict)
+    assert prompt(scene.memory, scene.verdict)
     out = capsys.readouterr().out
     assert "the owner could not be followed" in out
     assert f"pfn is {PFN}" in out
@@ -124,7 +132,7 @@ def test_an_owner_that_leads_nowhere_does_not_keep_the_prompt_away(
 
 def test_the_index_tells_what_is_there(scene: Scene, tmp_path: Path) -> None:
     directory = tmp_path / "deep" / "bundle"
-    index = write_bundle(directory, scene.guest.memory, content(scene), LIMIT)
+    index = write_bundle(directory, scene.memory, content(scene), LIMIT)
     assert json.loads((directory / "bundle.json").read_text()) == index == read_index(directory)
     assert index["finding"] == scene.verdict["key"]
     assert index["kernel"] == "6.1.0-test"
@@ -150,7 +158,7 @@ def test_a_bundle_stays_within_its_bounds(
     big = content(scene)
     big.texts["console.log"] = "x" * 5000 + "the end"  # type: ignore[index]
     limit = 4 << 20
-    index = write_bundle(tmp_path / "b", scene.guest.memory, big, limit)
+    index = write_bundle(tmp_path / "b", scene.memory, big, limit)
     assert index["memory"]["left_out"]["free"] >= 1000
     assert index["memory"]["written"] * 4096 <= limit
     assert sum(path.stat().st_blocks * 512 for path in (tmp_path / "b").iterdir()) < limit + (1 << 20)
@@ -161,20 +169,20 @@ def test_a_bundle_stays_within_its_bounds(
 
 def test_memory_without_a_kernel_is_kept_all_the_same(scene: Scene, tmp_path: Path) -> None:
     scene.guest.poke(scene.guest.note_at, bytes(64))
-    index = write_bundle(tmp_path / "b", scene.guest.memory, content(scene), LIMIT)
+    index = write_bundle(tmp_path / "b", scene.memory, content(scene), LIMIT)
     assert index["kernel"] is None
     assert "no VMCOREINFO note" in index["why_no_kernel"]
 
 
 def test_other_directories_are_not_replaced(scene: Scene, tmp_path: Path) -> None:
-    write_bundle(tmp_path / "b", scene.guest.memory, content(scene), LIMIT)
-    write_bundle(tmp_path / "b", scene.guest.memory, content(scene), LIMIT)
+    write_bundle(tmp_path / "b", scene.memory, content(scene), LIMIT)
+    write_bundle(tmp_path / "b", scene.memory, content(scene), LIMIT)
     other = tmp_path / "photos"
     other.mkdir()
     check_target(other)
     (other / "cat.png").write_text("a cat")
     with pytest.raises(UsageError, match="holds other files"):
-        write_bundle(other, scene.guest.memory, content(scene), LIMIT)
+        write_bundle(other, scene.memory, content(scene), LIMIT)
     with pytest.raises(UsageError, match="this is a file"):
         check_target(other / "cat.png")
     assert (other / "cat.png").read_text() == "a cat"
@@ -188,7 +196,7 @@ def test_a_full_disk_leaves_nothing_half_written(
 
     monkeypatch.setattr(bundle, "write_core", full)
     with pytest.raises(SetupError, match="No space left"):
-        write_bundle(tmp_path / "b", scene.guest.memory, content(scene), LIMIT)
+        write_bundle(tmp_path / "b", scene.memory, content(scene), LIMIT)
     assert not (tmp_path / "b").exists()
 
 
@@ -224,3 +232,56 @@ def test_registers_are_read_from_what_qemu_prints() -> None:
     assert first["cr3"] == 0x5E10000
     assert second["rip"] == 0x1000
     assert parse_registers("nothing of the kind") == []
+
+
+def test_a_former_kernels_note_does_not_confuse_a_guest_that_stands_still(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing tells the two apart then but who has seen one of them run."""
+    text = "".join(f"{key}={value}\n" for key, value in scene.guest.values.items()).encode()
+    scene.guest.poke(0x480000, note_bytes(text + b"FORMER=1\n"))
+    ask(monkeypatch, "print('never')\n")
+    with pytest.raises(AttachError, match="none seems to run"):
+        prompt(scene.memory, scene.verdict)
+    scene.memory.note = text
+    index = write_bundle(tmp_path / "b", scene.memory, content(scene), LIMIT)
+    assert index["kernel"] == "6.1.0-test"
+    ask(monkeypatch, "print('bytes', prog.read(pfn << 12, 5, physical=True))\n")
+    assert main(["look", str(tmp_path / "b")]) == ExitStatus.CLEAN
+    assert "bytes b'video'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("last_words", [b"\x04", b"exit()\n"])
+def test_on_a_terminal_it_is_drgns_own_prompt(scene: Scene, tmp_path: Path, last_words: bytes) -> None:
+    directory = tmp_path / "bundle"
+    write_bundle(directory, scene.memory, content(scene), LIMIT)
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vcapdev", "look", str(directory)],
+        stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, start_new_session=True,
+        env={**os.environ, "HOME": str(tmp_path), "TERM": "dumb"},
+    )  # fmt: skip
+    os.close(theirs)
+    try:
+        told = read_until(ours, b">>> ", b"")
+        os.write(ours, b"print('task', task.tgid.value_(), hex(pfn))\n")
+        told = read_until(ours, b"task 42", told)
+        os.write(ours, last_words)
+        assert process.wait(DEADLINE) == ExitStatus.CLEAN
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        os.close(ours)
+    assert b"Bound here:" in told
+    assert f"task 42 {PFN:#x}".encode() in told
+
+
+def read_until(fd: int, words: bytes, told: bytes) -> bytes:
+    """What a terminal shows, until it shows these words."""
+    end = time.monotonic() + DEADLINE
+    while words not in told:
+        assert time.monotonic() < end, f"waited for {words!r}; there was {told!r}"
+        if select.select([fd], [], [], 0.5)[0]:
+            told += os.read(fd, 4096)
+    return told

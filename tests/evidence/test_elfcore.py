@@ -41,6 +41,7 @@ def test_what_is_read_from_the_image_is_what_was_in_ram(guest: SyntheticGuest, t
         for kept, segment in zip(image.segments, guest.memory.segments, strict=True):
             assert np.array_equal(kept.data, segment.data)
         assert attach(GuestMemory(image)).release == "6.1.0-test"
+        assert image.note == NOTE
     filled = sum(int(s.data.reshape(-1, PAGE).any(axis=1).sum()) for s in guest.memory.segments)
     assert (written.written, written.ram) == (filled, guest.pages - (0xC0000 - 0xA0000) // PAGE)
     assert written.zero == written.ram - filled

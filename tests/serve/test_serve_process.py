@@ -119,7 +119,7 @@ def test_faults_are_injected_by_name(device: Running) -> None:
 
 def test_where_memory_lies_and_whether_a_finding_holds_the_guest(device: Running) -> None:
     call = device.control.call
-    assert call("memory") == {"pid": device.process.pid, "segments": []}
+    assert call("memory") == {"pid": device.process.pid, "vmcoreinfo": "", "segments": []}
     assert call("hold") == {"held": False, "next": False}
     assert call("hold", next=True) == {"held": False, "next": True}
     assert call("resume", hold=True) == {"held": False, "next": True}

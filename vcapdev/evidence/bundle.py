@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcapdev import __version__
-from vcapdev.dma import MemoryMap
 from vcapdev.errors import SetupError, UsageError
 from vcapdev.evidence.elfcore import write_core
+from vcapdev.evidence.image import ImageMap
 from vcapdev.guestmm.kernel import AttachError, Kernel, attach
 from vcapdev.guestmm.memory import GuestMemory
 from vcapdev.guestmm.pages import PageSet
@@ -65,7 +65,7 @@ def check_target(directory: Path) -> None:
         raise UsageError(f"--bundle {directory}: the directory holds other files; name a new or empty one")
 
 
-def write_bundle(directory: Path, memory: MemoryMap, content: Content, limit: int) -> Json:
+def write_bundle(directory: Path, memory: ImageMap, content: Content, limit: int) -> Json:
     """Write a bundle, in the place of an older one.
 
     :param limit: bytes of the memory image, at most; logs are bounded apart (:data:`MAX_TEXT`).
@@ -89,7 +89,7 @@ def write_bundle(directory: Path, memory: MemoryMap, content: Content, limit: in
         ) from error
 
 
-def _fill(directory: Path, memory: MemoryMap, content: Content, limit: int) -> Json:
+def _fill(directory: Path, memory: ImageMap, content: Content, limit: int) -> Json:
     kernel, why_not = _find_kernel(memory)
     expendable = [] if kernel is None else _expendable(kernel)
     note = b"" if kernel is None else kernel.note.text
@@ -138,9 +138,9 @@ def read_index(directory: Path) -> Json:
     return index
 
 
-def _find_kernel(memory: MemoryMap) -> tuple[Kernel | None, str]:
+def _find_kernel(memory: ImageMap) -> tuple[Kernel | None, str]:
     try:
-        return attach(GuestMemory(memory)), ""
+        return attach(GuestMemory(memory), known=memory.note), ""
     except AttachError as error:
         return None, str(error)
 

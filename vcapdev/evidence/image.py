@@ -24,6 +24,7 @@ PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
 ET_CORE, EM_X86_64, PT_LOAD, PT_NOTE = 4, 62, 1, 4
 IDENT = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
 MAX_SEGMENTS = 4096
+_MAX_NOTES = 1 << 20  # bytes
 _MAX_SIZE = 1 << 46  # bytes of guest RAM that are believed
 
 
@@ -40,10 +41,14 @@ class ImageSegment:
 
 
 class ImageMap:
-    """Some segments, for good. A context manager that closes the descriptors behind them."""
+    """Some segments, for good. A context manager that closes the descriptors behind them.
 
-    def __init__(self, segments: Sequence[ImageSegment], fds: Sequence[int]) -> None:
+    :ivar note: text of the running kernel's VMCOREINFO, where whoever made this knew it.
+    """
+
+    def __init__(self, segments: Sequence[ImageSegment], fds: Sequence[int], note: bytes = b"") -> None:
         self.generation = 1
+        self.note = note
         self.segments = sorted(segments, key=lambda segment: segment.start)
         self._fds = list(fds)
 
@@ -79,7 +84,9 @@ def live_map(answer: Mapping[str, Any]) -> ImageMap:
         for fd in fds.values():
             os.close(fd)
         raise GuestError(f"guest RAM cannot be reached through the device process: {error}") from error
-    return ImageMap(segments, list(fds.values()))
+    return ImageMap(
+        segments, list(fds.values()), str(answer.get("vmcoreinfo") or "").encode("latin-1", "replace")
+    )
 
 
 def core_map(path: Path) -> ImageMap:
@@ -95,30 +102,52 @@ def core_map(path: Path) -> ImageMap:
         segments = [_segment(fd, offset, physical, size) for offset, physical, size in _loads(fd) if size > 0]
         if not segments:
             raise ValueError("it holds no memory")
+        note = _vmcoreinfo(fd)
     except (OSError, ValueError, OverflowError, struct.error) as error:
         os.close(fd)
         raise UsageError(f"{path} is no memory image of a guest: {error}") from error
-    return ImageMap(segments, [fd])
+    return ImageMap(segments, [fd], note)
+
+
+def _vmcoreinfo(fd: int) -> bytes:
+    """The text of the VMCOREINFO note; empty where there is none."""
+    kind, _, offset, _, _, size, _, _ = PROGRAM_HEADER.unpack_from(_headers(fd)[0])
+    data = os.pread(fd, min(size, _MAX_NOTES), offset) if kind == PT_NOTE else b""
+    at = 0
+    while at + 12 <= len(data):
+        name, length, _ = struct.unpack_from("<III", data, at)
+        text = at + 12 + -(-name // 4) * 4
+        if data[at + 12 : at + 12 + name] == b"VMCOREINFO\0":
+            return data[text : text + length]
+        at = text + -(-length // 4) * 4
+    return b""
 
 
 def _loads(fd: int) -> list[tuple[int, int, int]]:
     """``(offset in the file, physical address, bytes)`` of each PT_LOAD."""
+    table, count = _headers(fd)
+    found = []
+    end = os.fstat(fd).st_size
+    for number in range(count):
+        kind, _, offset, _, physical, in_file, _, _ = PROGRAM_HEADER.unpack_from(
+            table, number * PROGRAM_HEADER.size
+        )
+        if kind == PT_LOAD:
+            if offset % mmap.PAGESIZE or offset + in_file > end or physical + in_file > _MAX_SIZE:
+                raise ValueError(f"program header {number} leads outside the file")
+            found.append((offset, physical, in_file))
+    return found
+
+
+def _headers(fd: int) -> tuple[bytes, int]:
+    """The program headers and their number."""
     fields = ELF_HEADER.unpack(os.pread(fd, ELF_HEADER.size, 0))
     ident, kind, machine, headers, size, count = (*fields[:3], fields[5], fields[9], fields[10])
     if ident[:7] != IDENT[:7] or kind != ET_CORE or machine != EM_X86_64:
         raise ValueError("not an ELF core of x86-64")
     if size != PROGRAM_HEADER.size or count > MAX_SEGMENTS + 1:
         raise ValueError(f"{count} program headers of {size} bytes")
-    table = os.pread(fd, size * count, headers)
-    found = []
-    end = os.fstat(fd).st_size
-    for number in range(count):
-        kind, _, offset, _, physical, in_file, _, _ = PROGRAM_HEADER.unpack_from(table, number * size)
-        if kind == PT_LOAD:
-            if offset % mmap.PAGESIZE or offset + in_file > end or physical + in_file > _MAX_SIZE:
-                raise ValueError(f"program header {number} leads outside the file")
-            found.append((offset, physical, in_file))
-    return found
+    return os.pread(fd, size * count, headers), count
 
 
 def _segment(fd: int, offset: int, start: int, size: int) -> ImageSegment:

@@ -6,10 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vcapdev.dma import MemoryMap
 from vcapdev.errors import ExitStatus
 from vcapdev.evidence.bundle import CORE, read_index
-from vcapdev.evidence.image import core_map
+from vcapdev.evidence.image import ImageMap, core_map
 from vcapdev.guestmm.kernel import attach
 from vcapdev.guestmm.memory import GuestMemory
 
@@ -30,13 +29,13 @@ def look(directory: Path) -> ExitStatus:
     return ExitStatus.CLEAN
 
 
-def prompt(memory: MemoryMap, verdict: Json) -> bool:
-    """The prompt over any guest memory; False when it was left by ``exit()``.
+def prompt(memory: ImageMap, verdict: Json) -> bool:
+    """The prompt over guest memory, live or kept; False when it was left by ``exit()``.
 
     :raise AttachError: when the memory holds no kernel that is understood.
     """
     from vcapdev.evidence.bindings import Bindings  # drgn is loaded for this only
     from vcapdev.evidence.prompt import open_prompt
 
-    bindings = Bindings(attach(GuestMemory(memory)), verdict)
+    bindings = Bindings(attach(GuestMemory(memory), known=memory.note), verdict)
     return open_prompt(bindings.program, bindings, bindings.banner())

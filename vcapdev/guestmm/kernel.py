@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from vcapdev.errors import InconclusiveError
 from vcapdev.guestmm.btf import Btf, BtfError
@@ -31,6 +32,9 @@ _ALIVE_SECONDS = 0.5  # jiffies advance every 4 ms (CONFIG_HZ=250), 10 ms at the
 
 _MAX_NOTES = 256  # a hostile guest may leave one on each page
 _MAX_CANDIDATES = 8
+
+if TYPE_CHECKING:
+    from vcapdev.guestmm.debugfile import DebugFile  # it needs drgn, which most attachments do without
 
 Breathe = Callable[[], None]
 
@@ -79,10 +83,18 @@ class Kernel:
         return value if value is not None and value < self.vmemmap.pages else None
 
 
-def attach(memory: GuestMemory, breathe: Breathe = lambda: None) -> Kernel:
+def attach(
+    memory: GuestMemory,
+    breathe: Breathe = lambda: None,
+    known: bytes = b"",
+    debug_file: DebugFile | None = None,
+) -> Kernel:
     """Find the running kernel.
 
     ``breathe`` is called between steps: attaching takes about a second, and a device has to answer meanwhile.
+    ``known`` is the text of its note, from who has seen it run: in a guest that stands still it cannot be
+    told from a former kernel otherwise. ``debug_file`` stands in for what the kernel was built without: BTF,
+    kallsyms.
 
     :raise AttachError: one line that says what was found and what was missing.
     """
@@ -102,8 +114,9 @@ def attach(memory: GuestMemory, breathe: Breathe = lambda: None) -> Kernel:
             reasons.append(f"{note.release}: {error}")
     if not candidates:
         raise AttachError(f"the VMCOREINFO in guest RAM belongs to no running kernel ({reasons[-1]})")
-    note, table = _alive(list(candidates.values()), breathe)
-    return _understand(memory, note, table, breathe)
+    running = [found for (_, text), found in candidates.items() if text == known]
+    note, table = _alive(running or list(candidates.values()), breathe)
+    return _understand(memory, note, table, breathe, debug_file)
 
 
 def _validate(memory: GuestMemory, note: Vmcoreinfo) -> PageTable:
@@ -150,10 +163,12 @@ def _alive(found: list[tuple[Vmcoreinfo, PageTable]], breathe: Breathe) -> tuple
     raise AttachError(f"{len(found)} kernels left a VMCOREINFO note in guest RAM and none seems to run")
 
 
-def _understand(memory: GuestMemory, note: Vmcoreinfo, table: PageTable, breathe: Breathe) -> Kernel:
+def _understand(
+    memory: GuestMemory, note: Vmcoreinfo, table: PageTable, breathe: Breathe, debug_file: DebugFile | None
+) -> Kernel:
     try:
-        symbols = read_kallsyms(note, table, breathe)
-        btf = _read_btf(note, symbols, table, breathe)
+        symbols = _read_symbols(note, table, breathe, debug_file)
+        btf = _read_btf(note, symbols, table, breathe, debug_file)
         layout = PageLayout.probe(btf, note)
         vmemmap = Vmemmap(memory, table, vmemmap_base(note, table), layout.size, _max_pfn(symbols, table))
         return Kernel(
@@ -172,7 +187,23 @@ def _understand(memory: GuestMemory, note: Vmcoreinfo, table: PageTable, breathe
         raise AttachError(f"kernel {note.release} in the guest is not understood: {error}") from error
 
 
-def _read_btf(note: Vmcoreinfo, symbols: Kallsyms, table: PageTable, breathe: Breathe) -> Btf:
+def _read_symbols(
+    note: Vmcoreinfo, table: PageTable, breathe: Breathe, debug_file: DebugFile | None
+) -> Kallsyms:
+    try:
+        return read_kallsyms(note, table, breathe)
+    except KallsymsError as error:
+        if debug_file is None:
+            raise
+        why_not = debug_file.why_not(note)
+        if why_not:
+            raise KallsymsError(f"{error}; {why_not}") from error
+        return debug_file.kallsyms(note)
+
+
+def _read_btf(
+    note: Vmcoreinfo, symbols: Kallsyms, table: PageTable, breathe: Breathe, debug_file: DebugFile | None
+) -> Btf:
     start, stop = symbols.address("__start_BTF"), symbols.address("__stop_BTF")
     if start is not None and stop is not None and start < stop:
         data: bytes | None = table.read(start, stop - start)
@@ -180,9 +211,18 @@ def _read_btf(note: Vmcoreinfo, symbols: Kallsyms, table: PageTable, breathe: Br
         text = note.symbol("_stext")
         data = None if text is None else KernelImage.read(table, text).btf()
     if data is None:
-        raise BtfError("it has no BTF (it needs CONFIG_DEBUG_INFO_BTF=y)")
+        data = _instead_of_btf(note, debug_file)
     breathe()
     return Btf(data, breathe, remembered("btf", [data], lambda: Btf(data, breathe).starts))
+
+
+def _instead_of_btf(note: Vmcoreinfo, debug_file: DebugFile | None) -> bytes:
+    if debug_file is None:
+        raise BtfError("it has no BTF (it needs CONFIG_DEBUG_INFO_BTF=y, or --vmlinux FILE with DWARF)")
+    why_not = debug_file.why_not(note)
+    if why_not:
+        raise BtfError(f"it has no BTF, and {why_not}")
+    return debug_file.btf
 
 
 def vmemmap_base(note: Vmcoreinfo, table: PageTable) -> int:

@@ -154,8 +154,10 @@ class Commands:
 
     def do_memory(self, arguments: Json, session: ControlSession) -> Json:
         """Where guest RAM lies: each segment's descriptor in this process, to be opened by who may."""
+        kernel = self._card.checker.kernel
         return {
             "pid": os.getpid(),
+            "vmcoreinfo": "" if kernel is None else kernel.note.text.decode("latin-1"),
             "segments": [
                 {"start": each.start, "size": each.size, "fd": each.fd, "offset": each.fd_offset}
                 for each in self._card.guest_memory.segments
