@@ -56,7 +56,7 @@ def test_kernel_parameters_are_appended_never_replaced() -> None:
 def test_a_viommu_comes_before_the_devices_that_it_serves() -> None:
     words = build_command_line(config(iommu=True, card_socket=Path("/run/v/card"), append="iommu=pt"))
     devices = after(words, "-device")
-    assert devices[0] == "intel-iommu,caching-mode=on"
+    assert devices[0] == "intel-iommu,caching-mode=on,intremap=off"
     assert "vfio-user-pci" in devices[-1]
     parameters = kernel_parameters(config(iommu=True, append="iommu=pt")).split()
     assert {"intel_iommu=on", "iommu=nopt", "iommu.strict=1"} <= set(parameters)
