@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from vcapdev.dma import MemoryMap
 from vcapdev.dmacheck.rules import Setting
@@ -11,6 +12,9 @@ from vcapdev.guestmm.btf import BtfError
 from vcapdev.guestmm.kernel import AttachError, Kernel, attach, refresh
 from vcapdev.guestmm.memory import GuestMemory, GuestReadError
 from vcapdev.guestmm.swiotlb import bounce_pfns
+
+if TYPE_CHECKING:
+    from vcapdev.guestmm.debugfile import DebugFile
 
 
 class Attachment:
@@ -25,6 +29,7 @@ class Attachment:
         self._memory = GuestMemory(memory)
         self._under_way = False
         self._resets = 0
+        self.debug_file: DebugFile | None = None  # stands in for what a kernel was built without
         self.kernel: Kernel | None = None
         self.setting: Setting | None = None
         self.epoch = object()
@@ -44,7 +49,7 @@ class Attachment:
             return False
         self._under_way, resets = True, self._resets
         try:
-            kernel = attach(self._memory, breathe)
+            kernel = attach(self._memory, breathe, debug_file=self.debug_file)
             setting = Setting.of(kernel, bounce_pfns(kernel))
         except (AttachError, GuestReadError, BtfError) as error:
             self.why_not = str(error)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from vcapdev.dmacheck.audit import Audit
 from vcapdev.dmacheck.court import Court
 from vcapdev.dmacheck.examiner import Examiner
 from vcapdev.dmacheck.ground import Ground
+from vcapdev.dmacheck.hazards import Hazards
 from vcapdev.dmacheck.look import BatchPages
 from vcapdev.dmacheck.rules import OUTSIDE_RAM, Rule
 from vcapdev.dmacheck.verdict import Verdict
@@ -57,6 +59,7 @@ class Checker:
         self._ground = ground = Ground(memory, dma_running)
         ground.court = self._court = Court(describe, pause, ground.still_running, on_verdict, ground.history)
         self._examiner = Examiner(self, ground, self._court, pause)
+        self._hazards = Hazards(self._court.explain)
         self._guard = ground.guard
         self.audit = Audit(0, 0)
         self._writes = self._bytes = self._checked = 0
@@ -72,6 +75,15 @@ class Checker:
     def attached(self) -> bool:
         """Whether the guest's kernel is known at this moment, beyond doubt."""
         return self._ground.attached
+
+    def use_debug_file(self, path: Path) -> None:
+        """Read a vmlinux now, for kernels that were built without BTF or kallsyms.
+
+        :raise UsageError: when it is no vmlinux with debug information.
+        """
+        from vcapdev.guestmm.debugfile import DebugFile
+
+        self._ground.attachment.debug_file = DebugFile.load(path)
 
     @property
     def kernel(self) -> Kernel | None:
@@ -144,6 +156,7 @@ class Checker:
             "programs": len(ground.books),
             "fields": ground.fields,
             "verdicts": self._court.counts(),
+            "hazards": self._hazards.to_json(),
             "oddities": ground.oddities.counts(),
             "states": ground.oddities.states.names(),
             "pins": ground.pins.status() if ground.pins is not None else {},
@@ -198,6 +211,7 @@ class Checker:
         contract = ground.contract
         if contract is not None and not contract.quiet_before(pages):
             self._guard(lambda: contract.before(pages))
+        pages.first = pages.facts
 
     def after_write(self, batch: Batch) -> None:
         """The second look; whatever is bad is judged here."""
@@ -215,6 +229,9 @@ class Checker:
             self._guard(lambda: examiner.after(batch, pages))
         if ground.contract is not None and not ground.contract.quiet(pages):
             self._guard(lambda: examiner.hold_to_contract(batch, pages))
+        kernel = ground.kernel
+        if pages.facts is not pages.calm and kernel is not None:
+            self._guard(lambda: self._hazards.wrote(kernel, batch, pages, ground.fields))
         if ground.suspects:
             self._guard(lambda: examiner.suspect(batch, pages))
         if ground.pins is not None and pages.written_version != ground.pins.table.version:

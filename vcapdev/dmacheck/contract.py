@@ -120,6 +120,7 @@ class Contract:
         if len(self._watches) >= _MAX_WATCHES:
             self._watches.pop(next(iter(self._watches)))
         self.learnt += 1
+        self._oddities.add("bounced", len(record.pfns) if buffer.bounced else 0)
         self._watches[record.id] = self._watch(record, buffer)
 
     def forget(self, program: int) -> None:
@@ -300,7 +301,7 @@ class Contract:
         facts = pages.facts
         if facts is None:
             return []
-        if not watch.buffer.pinned:
+        if not watch.buffer.pinned or watch.buffer.bounced:
             watch.claims = facts, np.zeros(0, dtype=np.int64)
             return []
         if watch.claims is None or watch.claims[0] is not facts or watch.short:
@@ -353,6 +354,9 @@ class Contract:
         """Pages of this batch that the owner has only a copy of."""
         user = watch.user
         if user is None or not len(user.copied):
+            return []
+        if watch.buffer.bounced:  # what the device writes to is no page of the user's anyhow
+            user.copied = user.copied[:0]
             return []
         rows = np.flatnonzero(np.isin(pages.pages.pfns, user.expected[user.copied]))
         user.copied = user.copied[~np.isin(user.expected[user.copied], pages.pages.pfns[rows])]

@@ -134,7 +134,7 @@ class Court:
         if self._known(rule, subject, 1) is None and self._running():
             evidence = Evidence(notes=[f"{length} bytes from {address:#x}: {why}"])
             pfn = address >> PAGE_SHIFT
-            self._new(Verdict(rule, subject, pfn, address, self._origin(origin), None, evidence))
+            self._new(Verdict(rule, subject, pfn, address, self.explain(origin), None, evidence))
 
     def refused(
         self,
@@ -159,7 +159,7 @@ class Court:
                 pages.read()
                 evidence = self._evidence(kernel, pages.facts(), 0, stopped)
             evidence.notes[:0] = notes
-            self._new(Verdict(rule, subject, pfn, address, self._origin(origin), None, evidence))
+            self._new(Verdict(rule, subject, pfn, address, self.explain(origin), None, evidence))
 
     def device_verdict(self, rule: Rule, subject: str, batch: Batch) -> None:
         """A breach that lies in the order of what the device did, whatever the pages are."""
@@ -168,7 +168,7 @@ class Court:
         address, last = int(batch.addr[0]), int(batch.addr[-1]) + int(batch.length[-1]) - 1
         size = int(batch.length.sum(dtype=np.int64))
         evidence = Evidence(notes=[f"{size} bytes in {len(batch.addr)} pieces, the last to {last:#x}"])
-        origin = self._origin(int(batch.origin[0]))
+        origin = self.explain(int(batch.origin[0]))
         pfn, count = address >> PAGE_SHIFT, len(batch.addr)
         self._new(Verdict(rule, subject, pfn, address, origin, None, evidence, count, count))
 
@@ -192,7 +192,7 @@ class Court:
             pages.read()
             evidence = self._evidence(kernel, pages.facts(), 0, stopped)
             evidence.notes.insert(0, f"at {suspicion.address:#x}, {suspicion.what}")
-            said = None if origin < 0 else self._origin(origin)
+            said = None if origin < 0 else self.explain(origin)
             pfn = suspicion.address >> PAGE_SHIFT
             self._new(Verdict(rule, subject, pfn, suspicion.address, said, None, evidence))
         return True
@@ -225,7 +225,7 @@ class Court:
             subject,
             pfn,
             first,
-            self._origin(int(batch.origin[piece])),
+            self.explain(int(batch.origin[piece])),
             Target(record.id, record.address, page, pages, offset, offset + last - first),
             evidence,
             len(rows),
@@ -241,7 +241,8 @@ class Court:
             known = Testimony(case.before, case.after, then)
         return gather(kernel, facts, row, self._history, stopped, known)
 
-    def _origin(self, origin: int) -> Origin | None:
+    def explain(self, origin: int) -> Origin | None:
+        """An origin explained, None where the device cannot."""
         try:
             return self._describe(origin)
         except (KeyError, IndexError, ValueError, LookupError):

@@ -90,10 +90,12 @@ class BatchPages:
         "_setting",
         "_version",
         "before",
+        "calm",
         "count",
         "epoch",
         "facts",
         "field",
+        "first",
         "pages",
         "partial",
         "record",
@@ -113,6 +115,8 @@ class BatchPages:
         self.partial = False  # whether there were too many to look at all
         self.before: Look | None = None
         self.facts: PageFacts | None = None
+        self.first: PageFacts | None = None  # the facts as of before the bytes moved
+        self.calm: PageFacts | None = None  # facts in which no page is being written to disk
         self.written_version = self.field = -1
         self._kernel = kernel
         self._setting = setting

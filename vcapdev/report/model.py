@@ -170,6 +170,7 @@ class RunReport:
     verdicts: list[Verdict] = field(default_factory=list)
     audit: Audit | None = None
     oddities: dict[str, int] = field(default_factory=dict)
+    hazards: list[Json] = field(default_factory=list)  # no bug of the driver, but data may be lost
     device: Json = field(default_factory=dict)  # hand-shake time-outs, unmodelled register bits ...
     guest_log: GuestLog = field(default_factory=GuestLog)
     failure: str | None = None  # what ended the run early

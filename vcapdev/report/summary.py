@@ -45,6 +45,8 @@ def _rows(report: RunReport) -> Iterator[tuple[str, str]]:
     yield "verdicts", _verdicts(report)
     if report.audit is not None:
         yield "audit", _audit(report.audit)
+    for hazard in report.hazards:
+        yield "hazard", f"{hazard['sentence']}: {hazard['pages']} pages ({hazard['rule']}, no verdict)"
     odd = [f"{count} {name}" for name, count in sorted(report.oddities.items()) if count]
     if odd:
         yield "oddities", ", ".join(odd) + " (harmless)"

@@ -220,6 +220,7 @@ class Session:
         if report.audit is not None:
             report.dma.defects += report.audit.defects()
         report.oddities = {name: int(count) for name, count in status.get("oddities", {}).items()}
+        report.hazards = list(status.get("hazards", []))
         report.swap.buffer_pages_out = self.capture.swapped_pages
         pins = status.get("pins") or {}
         report.pins.clean_at_pin = int(pins.get("judged_clean_before", 0))
