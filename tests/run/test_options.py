@@ -98,7 +98,7 @@ def test_every_format_of_the_driver_has_a_picture() -> None:
         (("--kimg", "/no/such"), "no such file"),
         (("--qemu-opts", "'open"), "--qemu-opts"),
         (("--revision", "3"), "0x11 and 0x02"),
-        (("--memory", "8000"), "3072"),
+        (("--memory", "20000"), "16384"),
     ],
 )
 def test_refusals(words: tuple[str, ...], message: str) -> None:

@@ -10,6 +10,7 @@ Nothing here knows a driver: a queue is recognised by the framework's operations
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -18,11 +19,13 @@ from numpy.typing import NDArray
 from vcapdev.guestmm.btf import BtfError
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.mediabuffer import MediaBuffer
-from vcapdev.guestmm.memory import GuestReadError
+from vcapdev.guestmm.memory import PAGE_SHIFT, GuestReadError
 from vcapdev.guestmm.openfiles import OpenFile, OpenFiles
 from vcapdev.guestmm.pages import Pfns, among
 from vcapdev.guestmm.rings import Rings
+from vcapdev.guestmm.scatter import ScatterLists
 from vcapdev.guestmm.structs import StructError
+from vcapdev.guestmm.swiotlb import bounce_pfns
 from vcapdev.guestmm.vb2 import Vb2
 from vcapdev.guestmm.videobuf import Videobuf
 from vcapdev.guestmm.words import Reader
@@ -59,6 +62,8 @@ class Media:
         self._modules_at = kernel.symbols.address("modules")
         self._modules = 0
         self._rings: Rings | None = None
+        self._pool: range | None = None
+        self._lists: ScatterLists | None = None
         self._frameworks: dict[str, Framework] = {}
         self._files: OpenFiles | None = None
 
@@ -110,16 +115,40 @@ class Media:
         """
         for anew in (False, True):
             buffers = self.buffers(anew=anew)
-            chosen = [b for b in buffers if len(b.pfns) and ((b.pfns == ends[0]) | (b.pfns == ends[1])).any()]
-            shared = [(shared_pages(buffer, pfns), buffer) for buffer in chosen or buffers]
-            most = max((count for count, _ in shared), default=0)
-            if most:
-                return [buffer for count, buffer in shared if count == most]
+            found = _nearest(buffers, pfns, ends)
+            if not found and self._bounces:
+                found = _nearest([self._as_bounced(buffer) for buffer in buffers], pfns, ends)
+            if found:
+                return found
         return []
+
+    @property
+    def _bounces(self) -> bool:
+        """Whether the kernel copies for devices that do not reach all of its memory."""
+        if self._pool is None:
+            self._pool = bounce_pfns(self._kernel)
+        return len(self._pool) > 0
+
+    def _as_bounced(self, buffer: MediaBuffer) -> MediaBuffer:
+        """The buffer as the device finds it, where that is in the bounce pool; else as it is."""
+        first, count = buffer.entries
+        if not first or not count or buffer.extents is not None or self._pool is None:
+            return buffer
+        try:
+            if self._lists is None:
+                self._lists = ScatterLists(self._kernel)
+            bus = self._lists.read(first, count).bus
+        except (GuestReadError, StructError):
+            return buffer
+        pages = bus[:, 0] >> PAGE_SHIFT
+        if not ((pages >= self._pool.start) & (pages < self._pool.stop)).any():
+            return buffer
+        return replace(buffer, extents=bus[bus[:, 1] > 0], bounced=True)
 
     def again(self, buffer: MediaBuffer) -> MediaBuffer | None:
         """The same buffer as it is now; None when the framework has let go of it or of its memory."""
-        return next((now for now in self._in(buffer.queue) if now.key == buffer.key), None)
+        now = next((now for now in self._in(buffer.queue) if now.key == buffer.key), None)
+        return self._as_bounced(now) if now is not None and buffer.bounced else now
 
     def opener(self, buffer: MediaBuffer) -> str:
         """Who has the buffer's device open, for people; empty when unknown."""
@@ -176,9 +205,17 @@ class Media:
         return changed
 
 
+def _nearest(buffers: list[MediaBuffer], pfns: Pfns, ends: tuple[int, int]) -> list[MediaBuffer]:
+    """Those with most of these pages."""
+    chosen = [b for b in buffers if ((b.targets() == ends[0]) | (b.targets() == ends[1])).any()]
+    shared = [(shared_pages(buffer, pfns), buffer) for buffer in chosen or buffers]
+    most = max((count for count, _ in shared), default=0)
+    return [buffer for count, buffer in shared if count == most] if most else []
+
+
 def shared_pages(buffer: MediaBuffer, pfns: Pfns) -> int:
     """How many of these pages, which are ascending, are the buffer's."""
-    own: NDArray[np.int64] = buffer.pfns
+    own: NDArray[np.int64] = np.unique(buffer.targets()) if buffer.bounced else buffer.targets()
     return int(np.count_nonzero(among(own, pfns)))
 
 

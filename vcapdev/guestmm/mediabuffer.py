@@ -32,7 +32,8 @@ class MediaBuffer:
     ``complete``: the page frames are those of all of its length.
 
     ``watch`` are the addresses of the aligned words that, beside the page frames, all of this rests on, and
-    ``state_at`` that of the 32-bit state.
+    ``state_at`` that of the 32-bit state. ``entries`` are address and number of its scatterlist's entries.
+    ``bounced``: what the device writes to is elsewhere, ``extents``, and copied to the pages later.
     """
 
     framework: str
@@ -54,6 +55,8 @@ class MediaBuffer:
     watch: tuple[int, ...]
     state_at: int
     extents: _Ints | None = None
+    entries: tuple[int, int] = (0, 0)
+    bounced: bool = False
 
     @property
     def key(self) -> tuple[int, int]:
@@ -77,6 +80,13 @@ class MediaBuffer:
             left = self.offset + self.length - (count - 1) * PAGE_SIZE
             high[-1] = min(max(left, low[-1]), PAGE_SIZE)
         return np.stack([(self.pfns << PAGE_SHIFT) + low, high - low], axis=1)
+
+    def targets(self) -> _Ints:
+        """The page frames that a device writes to for this buffer, in no certain order."""
+        if not self.bounced or self.extents is None:
+            return self.pfns
+        first, last = self.extents[:, 0], self.extents.sum(axis=1) - 1
+        return np.concatenate([first >> PAGE_SHIFT, last >> PAGE_SHIFT])
 
     def text(self) -> str:
         """One line for people."""

@@ -12,17 +12,18 @@ from numpy.typing import NDArray
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.mediabuffer import DMABUF, MAX_BUFFER_PAGES, USERPTR
 from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE
+from vcapdev.guestmm.scatter import ScatterLists
 from vcapdev.guestmm.structs import StructError, Structs
 from vcapdev.guestmm.words import Reader
 
 _MAX_SIZE = MAX_BUFFER_PAGES << PAGE_SHIFT
-_CHAIN, _END = 1, 2  # low bits of scatterlist.page_link
 _Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class PlaneMemory:
-    """The page frames in order; ``extents`` where a scatterlist or a bus address says it all.
+    """The page frames in order; ``extents`` where a scatterlist or a bus address says it all,
+    ``entries`` address and number of the scatterlist's entries.
 
     ``mapped``: for DMA, at this moment. ``watch`` are the addresses of the words that it rests on.
     """
@@ -31,6 +32,7 @@ class PlaneMemory:
     mapped: bool
     watch: tuple[int, ...]
     extents: _Ints | None = None
+    entries: tuple[int, int] = (0, 0)
 
 
 class Allocators:
@@ -38,6 +40,7 @@ class Allocators:
 
     def __init__(self, kernel: Kernel) -> None:
         self._reader, self._structs = Reader.of(kernel), Structs.of(kernel)
+        self._lists = ScatterLists(kernel)
         self._readers: dict[str, Callable[[int, str], PlaneMemory | None]] = {
             "dma_sg": self._dma_sg,
             "dma_contig": self._dma_contig,
@@ -72,7 +75,7 @@ class Allocators:
         if not pages or not count:
             return None
         pfns = self._reader.pfns(self._reader.words(pages, count))
-        return PlaneMemory(pfns, self._mapped(table), watch)
+        return PlaneMemory(pfns, self._mapped(table), watch, entries=self._entries(table))
 
     def _dma_contig(self, private: int, memory: str) -> PlaneMemory | None:
         names = ("dma_addr", "size", "dma_sgt", "vec")
@@ -112,31 +115,21 @@ class Allocators:
         return bool(table) and self._reader.u64(table + self._structs.offsets("sg_table", "sgl")["sgl"]) != 0
 
     def _of_table(self, table: int, watch: tuple[int, ...]) -> PlaneMemory | None:
-        """Pages of a ``struct sg_table``, whose list may be in several parts that are chained."""
-        if not table:
+        """Pages of a ``struct sg_table``."""
+        entries = self._entries(table)
+        if not entries[0]:
             return None
+        extents = self._lists.read(*entries).memory
+        return PlaneMemory(_pages_of(extents), True, watch, extents, entries) if len(extents) else None
+
+    def _entries(self, table: int) -> tuple[int, int]:
+        """Address and number of the entries of a ``struct sg_table``; zeroes when it has none."""
         at = self._structs.offsets("sg_table", "sgl", "orig_nents")
-        left = min(self._reader.u32(table + at["orig_nents"]), MAX_BUFFER_PAGES)
-        entry = self._structs.offsets("scatterlist", "page_link", "offset", "length")
-        size, place = self._structs.size("scatterlist"), self._reader.u64(table + at["sgl"])
-        parts: list[_Ints] = []
-        for _ in range(MAX_BUFFER_PAGES):
-            if not left or not place:
-                break
-            raw = self._reader.read(place, size)
-            link = int.from_bytes(raw[entry["page_link"] : entry["page_link"] + 8], "little")
-            if link & _CHAIN:
-                place = link & ~(_CHAIN | _END)
-                continue
-            pfn = self._reader.pfns(np.array([link & ~(_CHAIN | _END)], dtype=np.uint64))[0]
-            offset = int.from_bytes(raw[entry["offset"] : entry["offset"] + 4], "little")
-            length = int.from_bytes(raw[entry["length"] : entry["length"] + 4], "little")
-            parts.append(np.array([(pfn << PAGE_SHIFT) + offset, length], dtype=np.int64))
-            left, place = left - 1, place + size
-        if not parts:
-            return None
-        extents = np.stack(parts)
-        return PlaneMemory(_pages_of(extents), True, watch, extents)
+        return (
+            (self._reader.u64(table + at["sgl"]), self._reader.u32(table + at["orig_nents"]))
+            if table
+            else (0, 0)
+        )
 
 
 def _pages_of(extents: _Ints) -> _Ints:

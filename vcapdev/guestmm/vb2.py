@@ -144,7 +144,7 @@ class Vb2:
             pfns=read.pfns, pinned=user and read.mapped,
             complete=len(read.pfns) == (offset + length + PAGE_SIZE - 1) >> PAGE_SHIFT,
             watch=tuple(word & ~7 for word in watched), state_at=address + at["state"],
-            extents=read.extents,
+            extents=read.extents, entries=read.entries,
         )  # fmt: skip
 
 

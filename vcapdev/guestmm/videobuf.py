@@ -14,6 +14,7 @@ import numpy as np
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.mediabuffer import KERNEL, MAX_BUFFER_PAGES, MMAP, OVERLAY, USERPTR, MediaBuffer
 from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE, GuestReadError
+from vcapdev.guestmm.scatter import ScatterLists
 from vcapdev.guestmm.structs import VIDEO_MAX_FRAME, Structs
 from vcapdev.guestmm.words import Reader
 
@@ -48,8 +49,7 @@ class Videobuf:
         self._dma = structs.offsets(
             "videobuf_dmabuf", "magic", "pages", "vaddr_pages", "bus_addr", "sglist", "sglen", "nr_pages"
         )
-        self._entry = structs.offsets("scatterlist", "page_link", "offset", "length")
-        self._entry_size = structs.size("scatterlist")
+        self._kernel, self._lists = kernel, ScatterLists(kernel)
         self._operations: dict[int, bool] = {}
         self._known: dict[int, tuple[bytes, MediaBuffer]] = {}
 
@@ -128,8 +128,9 @@ class Videobuf:
         """The same of a scatterlist, where an altered framework keeps no other list."""
         if not entries or not count:
             return b""
-        words = self._reader.words(entries, count * self._entry_size // 8).reshape(count, -1)
-        return (words[:, self._entry["page_link"] // 8] & ~np.uint64(3)).tobytes()
+        start = self._lists.read(entries, count).memory[:, 0]
+        base = self._kernel.vmemmap
+        return (np.uint64(base.base) + ((start >> PAGE_SHIFT) * base.page_size).astype(np.uint64)).tobytes()
 
     def _make(
         self,
@@ -161,6 +162,7 @@ class Videobuf:
             complete=len(pfns) == (offset + length + PAGE_SIZE - 1) >> PAGE_SHIFT,
             watch=tuple(word & ~7 for word in watched), state_at=address + at["state"],
             extents=np.array([[bus, length]], dtype=np.int64) if memory == OVERLAY else None,
+            entries=(_u64(dma, self._dma["sglist"]), _u32(dma, self._dma["sglen"])),
         )  # fmt: skip
 
 

@@ -58,6 +58,7 @@ class RunOptions:
     show: bool = False
     kimg: Path | None = None
     kdir: Path | None = None
+    vmlinux: Path | None = None
     append: str = ""
     qemu_opts: tuple[str, ...] = ()
     qemu: str | None = None
@@ -97,6 +98,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="your module in the place of the stock one; repeatable")  # fmt: skip
     guest.add_argument("--kimg", type=Path, metavar="FILE", help="your kernel image")
     guest.add_argument("--kdir", type=Path, metavar="TREE", help="your built kernel tree: image and modules")
+    guest.add_argument("--vmlinux", type=Path, metavar="FILE",
+                       help="your kernel's vmlinux with DWARF, if it has no BTF (TREE/vmlinux)")  # fmt: skip
     guest.add_argument("--append", default="", metavar="TEXT", help="more kernel parameters")
     guest.add_argument("--board", metavar="NAME", help="card to be; vcapdev list boards")
     guest.add_argument("--revision", type=number, metavar="N", help="PCI revision: 0x11 or 0x02")
@@ -172,7 +175,7 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
     width, height = _size(args.size)
     _one_of("--format", args.format, FORMATS)
     for option, low, high in (("frames", 1, 10_000_000), ("buffers", 2, 32), ("pool", 2, 256),
-                              ("memory", 128, 3072), ("cpus", 1, 16),
+                              ("memory", 128, 16384), ("cpus", 1, 16),
                               ("bundle_size", 64, 65536)):  # fmt: skip
         if getattr(args, option) is not None:
             _between(option, getattr(args, option), low, high)
@@ -195,6 +198,7 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
         board=args.board, revision=args.revision, mutant=args.mutant, clean=_clean_buffers(args),
         modules=tuple(_file("--module", path) for path in args.module), report=args.report,
         shell=args.shell, show=args.show, kimg=args.kimg and _file("--kimg", args.kimg), kdir=args.kdir,
+        vmlinux=args.vmlinux and _file("--vmlinux", args.vmlinux),
         append=args.append, qemu_opts=_words("--qemu-opts", args.qemu_opts), qemu=args.qemu, accel=args.accel,
         memory=args.memory or _memory(args.format, width, height, pool), cpus=args.cpus, lock=args.lock,
         iommu=args.iommu,
