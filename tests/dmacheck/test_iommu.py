@@ -323,3 +323,28 @@ def test_a_fetch_over_two_pages_is_judged_page_by_page(card):
     card.bus.read(RISC + PAGE - 4, 8)
     assert card.rules == ["fetch-free"]
     assert card.found[0].pfn == C
+
+
+def test_a_mapping_that_outlives_the_pins_of_its_page(card):
+    card.map(BUS, A)
+    card.map(BUS + PAGE, B)
+    card.map(RISC, C)
+    card.guest.page(C, refcount=1, mapcount=-1)
+    card.view.classify()
+    card.guest.anon(A, pins=0)
+    card.unmap(BUS + PAGE)
+    card.guest.anon(B, pins=0)
+    card.view.settle(final=False)
+    assert card.rules == []
+    card.view.settle(final=True)
+    assert card.rules == ["mapping-left"]
+    (verdict,) = card.found
+    assert (verdict.pfn, verdict.address, verdict.origin) == (A, BUS, None)
+    assert "mapped as no. 1" in verdict.splat()
+
+
+def test_a_buffer_that_waits_for_its_next_frame_is_mapped_and_pinned(card):
+    card.map(BUS, A)
+    card.view.classify()
+    card.view.settle(final=True)
+    assert "mapping-left" not in card.rules

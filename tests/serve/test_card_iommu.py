@@ -143,7 +143,7 @@ def test_where_ram_lies() -> None:
     "text", ["", "256", "M", "0M", "0+0@0", "0+100@0", "0+8192@0,4096+4096@8192", "9999999G"]
 )
 def test_nonsense_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(text)):
+    with pytest.raises(ValueError, match="^" + re.escape(text) + "$"):
         parse(text)
 
 

@@ -145,8 +145,9 @@ class Court:
         notes: list[str],
         page: tuple[Kernel, int] | None,
     ) -> None:
-        """A transfer that the guest's IOMMU has refused.
+        """A breach of the DMA API.
 
+        :param origin: negative where no transfer is at hand.
         :param page: the kernel, and the page frame that the address has led to; None where that is not known.
         """
         if self._known(rule, subject, 1) is not None:
@@ -159,7 +160,8 @@ class Court:
                 pages.read()
                 evidence = self._evidence(kernel, pages.facts(), 0, stopped)
             evidence.notes[:0] = notes
-            self._new(Verdict(rule, subject, pfn, address, self.explain(origin), None, evidence))
+            said = None if origin < 0 else self.explain(origin)
+            self._new(Verdict(rule, subject, pfn, address, said, None, evidence))
 
     def device_verdict(self, rule: Rule, subject: str, batch: Batch) -> None:
         """A breach that lies in the order of what the device did, whatever the pages are."""

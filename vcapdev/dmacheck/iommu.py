@@ -33,7 +33,13 @@ from vcapdev.dmacheck.domain import (
     Moment,
 )
 from vcapdev.dmacheck.rules import Rule
-from vcapdev.dmacheck.rules.dmaapi import NEVER_MAPPED, NOT_FOR_WRITING, USE_AFTER_UNMAP
+from vcapdev.dmacheck.rules.dmaapi import (
+    DMAAPI_RULES,
+    MAPPING_LEFT,
+    NEVER_MAPPED,
+    NOT_FOR_WRITING,
+    USE_AFTER_UNMAP,
+)
 from vcapdev.dmacheck.verdict import Verdict
 from vcapdev.guestmm.media import Media
 from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE
@@ -174,9 +180,36 @@ class BehindIommu:
             "outside_ram": self._elsewhere,
         }
 
+    def settle(self, *, final: bool) -> dict[str, Any]:
+        """As the checker's; and with ``final`` a mapping that has outlived its pages' pins is a finding."""
+        if final:
+            self.classify()
+            for mapping in self._left():
+                notes = self._story(mapping.start, mapping)
+                place = mapping.start
+                subject = f"{mapping.what} without a pin"
+                self.checker.refused(MAPPING_LEFT, subject, place, mapping.physical, -1, notes)
+        return self.checker.settle(final=final)
+
+    def _left(self) -> list[Mapping]:
+        """Mappings of what was pinned, and is no longer: at two looks, between which nothing changed."""
+        kernel = self.checker.kernel
+        live = [mapping for mapping in self.domain.live if mapping.kind == STREAMING]
+        if kernel is None or not live:
+            return []
+        frames = np.array([mapping.physical >> PAGE_SHIFT for mapping in live], dtype=np.int64)
+        pages, place = np.unique(frames, return_inverse=True)
+        chosen = PageSet(kernel, pages)
+        free = np.ones(len(pages), dtype=bool)
+        for _ in range(2):
+            chosen.read()
+            facts = chosen.facts()
+            free &= ~facts.pinned & ~facts.torn & facts.present
+        return [mapping for mapping, bare in zip(live, free[place].tolist(), strict=True) if bare]
+
     def annotate(self, verdict: Verdict) -> None:
         """Tell of the mapping behind which a finding's page lies."""
-        if not self.domain.translating or verdict.pfn < 0 or verdict.rule in _OWN:
+        if not self.domain.translating or verdict.pfn < 0 or verdict.rule in DMAAPI_RULES:
             return
         for mapping in self.domain.live:
             if 0 <= mapping.physical <= verdict.address < mapping.physical + mapping.size:
@@ -331,9 +364,6 @@ class BehindIommu:
     def _when(self, moment: Moment) -> str:
         said = f" ({self._explain(moment.last)})" if moment.last is not None else ""
         return f"as no. {moment.number} in field {moment.field}, after register write {moment.writes}{said}"
-
-
-_OWN: tuple[Rule, ...] = (USE_AFTER_UNMAP, NEVER_MAPPED, NOT_FOR_WRITING)
 
 
 def _same(one: Batch, other: Batch) -> bool:

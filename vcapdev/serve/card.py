@@ -129,6 +129,11 @@ class Card:
         status = self.checker.status()
         return status if self.behind is None else status | {"iommu": self.behind.observer.status()}
 
+    def settle(self, *, final: bool) -> dict[str, Any]:
+        """Is everything given back? See :meth:`vcapdev.dmacheck.checker.Checker.settle`."""
+        who = self.checker if self.behind is None else self.behind.observer
+        return who.settle(final=final)
+
     def page_states(self) -> dict[int, str]:
         """State of each page of the last frame, by bus page."""
         return self.checker.page_states() if self.behind is None else self.behind.observer.page_states()

@@ -133,7 +133,7 @@ class Commands:
 
     def do_settle(self, arguments: Json, session: ControlSession) -> Json:
         """After the device was closed: are all pins back? With "final", what is left is a finding."""
-        return self._card.checker.settle(final=bool(arguments.get("final", True)))
+        return self._card.settle(final=bool(arguments.get("final", True)))
 
     def do_new_scene(self, arguments: Json, session: ControlSession) -> Json:
         """Forget findings and figures; what is pinned now is no finding any more. The kernel stays known."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from vcapdev.dmacheck.rules.base import BY_ORDER, Rule
+from vcapdev.dmacheck.rules.base import ALWAYS, BY_ORDER, Rule
 
 _ORDER = (
     "Maps, unmaps and register writes come over one socket, in the order in which the driver made them, each "
@@ -52,5 +52,23 @@ class NotForWriting(Rule):
     near = ("coherent memory and mappings in both directions: they may be written",)
 
 
+class MappingLeft(Rule):
+    id, name = "D4", "mapping-left"
+    sentence = "the driver gave pages back that are still mapped for the device"
+    severity, certainty = "leak", ALWAYS
+    facts = "the live DMA maps of what was pinned when it was mapped, and the pins of those pages now"
+    why = (
+        "A dma_unmap is handled before it returns, so what is unpinned after it is no longer mapped by then. "
+        "A page without a pin behind a live mapping was let go of first, or is never unmapped: the card may "
+        "still write to whatever it becomes."
+    )
+    looks = "vcapdev: mapping-left (D4): user pages (streaming) without a pin"
+    near = (
+        "a buffer that is queued, or idle between two frames: mapped and pinned",
+        "coherent memory and kernel buffers: never pinned, and mapped for as long as they are held",
+    )
+
+
 USE_AFTER_UNMAP, NEVER_MAPPED, NOT_FOR_WRITING = UseAfterUnmap(), NeverMapped(), NotForWriting()
-DMAAPI_RULES: tuple[Rule, ...] = (USE_AFTER_UNMAP, NEVER_MAPPED, NOT_FOR_WRITING)
+MAPPING_LEFT = MappingLeft()
+DMAAPI_RULES: tuple[Rule, ...] = (USE_AFTER_UNMAP, NEVER_MAPPED, NOT_FOR_WRITING, MAPPING_LEFT)
