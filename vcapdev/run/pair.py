@@ -99,6 +99,16 @@ class Pair:
         return error
 
 
+def _vmlinux(options: RunOptions) -> Path | None:
+    """The debug file for a user's kernel: the one given, else his tree's when the kernel has no BTF."""
+    if options.vmlinux is not None or options.kdir is None:
+        return options.vmlinux
+    config, vmlinux = options.kdir / "include/config/auto.conf", options.kdir / "vmlinux"
+    chosen = config.read_text().splitlines() if config.is_file() else []
+    needed = "CONFIG_DEBUG_INFO=y" in chosen and "CONFIG_DEBUG_INFO_BTF=y" not in chosen
+    return vmlinux if needed and vmlinux.is_file() else None
+
+
 def serve_options(options: RunOptions, work: Path) -> ServeOptions:
     """How the device process is started."""
     return ServeOptions(
@@ -113,6 +123,7 @@ def serve_options(options: RunOptions, work: Path) -> ServeOptions:
         audit=options.audit,
         audit_seed=options.audit_seed,
         iommu=f"{options.memory}M" if options.iommu else None,
+        vmlinux=_vmlinux(options),
         with_parent=True,
     )
 

@@ -97,6 +97,8 @@ class Card:
             self.guest_memory, self.chip.describe, self.pausing.pause, self._dma_running, found
         )
         self.checker.audit = Audit(options.audit, options.audit_seed)
+        if options.vmlinux is not None:
+            self.checker.use_debug_file(options.vmlinux)
         self.dma_log = DmaLog()
         observer: DmaObserver = self.checker if self.behind is None else self.behind.observe(self.checker)
         self.bus.observers += [observer, self.dma_log]

@@ -12,6 +12,9 @@ from vcapdev.serve.ram import parse as parse_ram
 
 CLOCKS = ("paced", "real", "fast", "step")
 NORMS = ("PAL", "NTSC", "SECAM")
+_WITH_VALUE = (
+    *("socket_path", "fd", "control", "qmp", "board", "revision", "norm", "clock", "iommu", "vmlinux"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +33,13 @@ class ServeOptions:
     audit: float = 0.0  # share of judgements that are judged again with the vCPUs stopped, 0 to 1
     audit_seed: int = 0
     iommu: str | None = None  # the guest has a vIOMMU, and RAM lies so: see vcapdev.serve.ram
+    vmlinux: Path | None = None
     with_parent: bool = False
 
     def command_line(self) -> list[str]:
         """The words behind ``vcapdev serve`` that mean these options."""
         words: list[str] = []
-        for name in ("socket_path", "fd", "control", "qmp", "board", "revision", "norm", "clock", "iommu"):
+        for name in _WITH_VALUE:
             if (value := getattr(self, name)) is not None:
                 words += [f"--{name.replace('_', '-')}", str(value)]
         if self.audit:
@@ -67,6 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iommu", metavar="RAM",
                         help="the guest has a vIOMMU; RAM: how much of it a q35 has, as 256M, or where it "
                         "lies, as START+SIZE@OFFSET,...")  # fmt: skip
+    parser.add_argument("--vmlinux", type=Path, metavar="FILE",
+                        help="the guest's vmlinux with DWARF, if it has no BTF or kallsyms")  # fmt: skip
     parser.add_argument("--with-parent", action="store_true", help="end when the parent process ends")
 
 
@@ -107,5 +113,6 @@ def from_arguments(args: argparse.Namespace) -> ServeOptions:
         audit=args.audit,
         audit_seed=args.audit_seed,
         iommu=args.iommu,
+        vmlinux=args.vmlinux,
         with_parent=args.with_parent,
     )
