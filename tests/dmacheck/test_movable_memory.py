@@ -118,3 +118,22 @@ def test_a_section_that_leads_nowhere_is_no_crash(guest):
     found = placement(guest)
     assert not found
     assert "not mapped" in found.why_not
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("zone_type", {"ZONE_MOVABLE": -1, "__MAX_NR_ZONES": 5}),
+        ("zone_type", {"ZONE_MOVABLE": 3, "__MAX_NR_ZONES": 1 << 30}),
+        ("pageblock_bits", {"PB_migrate": 0, "PB_migrate_end": (1 << 31) - 1}),
+        ("migratetype", {"MIGRATE_CMA": -5}),
+    ],
+)
+def test_absurd_numbers_of_the_kernels_types_are_no_crash(guest, name, values):
+    guest.make_cma(FIRST, PAGES)
+    kernel = attach(GuestMemory(guest.memory))
+    real = kernel.btf.enumerators
+    absurd = kernel.btf.find(name).id
+    kernel.btf.enumerators = lambda type_id: values if type_id == absurd else real(type_id)
+    placement = read_placement(kernel)
+    assert placement.why_not or not placement or placement.name(FIRST) == "MIGRATE_CMA"

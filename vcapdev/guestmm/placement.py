@@ -23,6 +23,7 @@ Pfns = NDArray[np.int64]
 
 _BLOCK_SHIFT = 9  # pageblock_order on x86-64: that of a 2 MiB page
 _SECTION_SHIFT = 27 - 12  # SECTION_SIZE_BITS on x86-64, where vmcoreinfo does not tell
+_MOST_NODES = 1 << 10  # MAX_NUMNODES
 _MAX_SECTIONS = 1 << 13
 
 
@@ -87,9 +88,11 @@ def _movable(kernel: Kernel, blocks: int) -> Bools:
     """Blocks whose pages carry the number of ZONE_MOVABLE."""
     zones = _values(kernel, "zone_type")
     number, count = zones.get("ZONE_MOVABLE"), zones.get("__MAX_NR_ZONES", 0)
-    if number is None or not 1 < count <= 8:
+    if number is None or not 1 < count <= 8 or not 0 <= number < count:
         raise GuestReadError("the guest's BTF has no enum zone_type")
     nodes = kernel.note.length("node_data") or 1
+    if not 0 < nodes <= _MOST_NODES:
+        raise GuestReadError(f"the kernel claims room for {nodes} nodes")
     width = (count - 1).bit_length()  # ZONES_SHIFT, include/linux/page-flags-layout.h
     shift = 64 - max(nodes - 1, 0).bit_length() - width  # node above zone; no section with vmemmap
     gather = kernel.vmemmap.gather(np.arange(blocks, dtype=np.int64) << _BLOCK_SHIFT)
@@ -135,7 +138,8 @@ def _cma(kernel: Kernel, blocks: int) -> Bools:
     if kind is None or not total:
         return none
     bits = _values(kernel, "pageblock_bits")
-    mask = (1 << bits.get("PB_migrate_end", bits.get("PB_migrate_2", 2)) + 1) - 1
+    last = bits.get("PB_migrate_end", bits.get("PB_migrate_2", 2))
+    mask = (1 << min(max(last, 0), 3) + 1) - 1
     width = 8 if "PB_migrate_isolate" in bits else 4  # NR_PAGEBLOCK_BITS; 8 since 6.17, commit e904bce2d9d4
     found = none.copy()
     for section, flags in _sections(kernel, blocks, width):
@@ -162,6 +166,8 @@ def _sections(kernel: Kernel, blocks: int, width: int) -> list[tuple[int, int]]:
     if roots is None or section is None or usage is None or flags is None:
         raise GuestReadError("the guest's BTF has no mem_section_usage.pageblock_flags")
     size, per = btf.sizeof(section.id), _per_section(kernel)
+    if not 0 < size <= PAGE_SIZE:
+        raise GuestReadError(f"a struct mem_section of {size} bytes is not understood")
     per_root = PAGE_SIZE // size  # SECTIONS_PER_ROOT with CONFIG_SPARSEMEM_EXTREME
     found = []
     for number in range(min(-(-blocks // per), _MAX_SECTIONS)):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,15 +66,15 @@ class Rights:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel, self._reader = kernel, Reader.of(kernel)
         self._reverse: ReverseMap | None = None
-        self._flags = kernel.btf.offset("vm_area_struct", "vm_flags")
-        self._writable = kernel.btf.offset("address_space", "i_mmap_writable")
-        try:
+        self._flags: int | None = None
+        self._writable: int | None = None
+        self.strict = False
+        with suppress(StructError, BtfError):
+            self._writable = kernel.btf.offset("address_space", "i_mmap_writable")
+            self._flags = kernel.btf.offset("vm_area_struct", "vm_flags")
             self._reverse = ReverseMap(kernel)
             faults = kernel.btf.find("fault_flag", Kind.ENUM, Kind.ENUM64)
-            names = kernel.btf.enumerators(faults.id) if faults is not None else {}
-        except (StructError, BtfError):
-            names = {}
-        self.strict = "FAULT_FLAG_VMA_LOCK" in names
+            self.strict = faults is not None and "FAULT_FLAG_VMA_LOCK" in kernel.btf.enumerators(faults.id)
 
     @classmethod
     def of(cls, kernel: Kernel) -> Rights:
