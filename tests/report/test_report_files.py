@@ -28,9 +28,20 @@ ISSUE_KEYS = {
     "pins",
     "verdicts",
     "audit",
+    "iommu",
     "oddities",
     "guest_log",
     "exit_status",
+}
+
+
+MAPS = {
+    "translating": True,
+    "maps": 440,
+    "unmaps": 439,
+    "live": {"a program (coherent)": 1},
+    "refused": 2,
+    "outside_ram": 0,
 }
 
 
@@ -81,6 +92,7 @@ def validate(document: Any) -> None:
         make_report(verdicts=[verdict()], exit_status=ExitStatus.FINDINGS, oddities={"orphan": 2}),
         make_report(failure="QEMU ended", exit_status=ExitStatus.GUEST),
         make_report(audit=Audit(0.01, 7, judgements=3, pages=648, clean=648, agreed=648)),
+        make_report(iommu=MAPS),
     ],
 )
 def test_reports_match_the_schema(report: RunReport, tmp_path: Path) -> None:
@@ -173,6 +185,13 @@ def test_a_place_that_cannot_be_looked_at_is_no_defect(
 
 FIGURES = {"rate": 0.01, "seed": 7, "judgements": 3, "pages": 648, "clean": 640, "bad": 8, "agreed": 648}
 FIGURES |= {"turned": 0, "disagreed": 0, "raced_with_stop": 0, "not_stopped": 0, "disagreements": []}
+
+
+def test_maps_behind_a_viommu_are_summed_up_in_a_line() -> None:
+    text = summary(make_report(iommu=MAPS))
+    assert "440 maps, 439 unmaps, 2 transfers refused; left: 1 of a program (coherent)" in text
+    assert "not switched on" in summary(make_report(iommu=MAPS | {"translating": False}))
+    assert "iommu" not in summary(make_report())
 
 
 def test_an_audit_is_summed_up_in_a_line() -> None:

@@ -169,6 +169,7 @@ class RunReport:
     pins: Pins = field(default_factory=Pins)
     verdicts: list[Verdict] = field(default_factory=list)
     audit: Audit | None = None
+    iommu: Json | None = None  # figures of maps behind a vIOMMU, see vcapdev.dmacheck.iommu
     oddities: dict[str, int] = field(default_factory=dict)
     hazards: list[Json] = field(default_factory=list)  # no bug of the driver, but data may be lost
     device: Json = field(default_factory=dict)  # hand-shake time-outs, unmodelled register bits ...

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vcapdev.report.model import Audit, RunReport
+from vcapdev.report.model import Audit, Json, RunReport
 
 _LESS_THAN_INTACT = {
     "dropped": "dropped",
@@ -45,6 +45,8 @@ def _rows(report: RunReport) -> Iterator[tuple[str, str]]:
     yield "verdicts", _verdicts(report)
     if report.audit is not None:
         yield "audit", _audit(report.audit)
+    if report.iommu is not None:
+        yield "iommu", _iommu(report.iommu)
     for hazard in report.hazards:
         yield "hazard", f"{hazard['sentence']}: {hazard['pages']} pages ({hazard['rule']}, no verdict)"
     odd = [f"{count} {name}" for name, count in sorted(report.oddities.items()) if count]
@@ -95,6 +97,14 @@ def _audit(audit: Audit) -> str:
     }
     text += "".join(f", {count} {words}" for words, count in rest.items() if count)
     return f"{text} (seed {audit.seed})"
+
+
+def _iommu(figures: Json) -> str:
+    if not figures["translating"]:
+        return "not switched on by the guest"
+    live = ", ".join(f"{count} of {kind}" for kind, count in sorted(figures["live"].items())) or "none"
+    text = f"{figures['maps']} maps, {figures['unmaps']} unmaps, {figures['refused']} transfers refused"
+    return f"{text}; left: {live}"
 
 
 def _verdicts(report: RunReport) -> str:

@@ -216,6 +216,7 @@ class Session:
         )
         report.dma.unchecked = int(status.get("unchecked_writes", 0))
         report.dma.defects = [str(defect) for defect in status.get("defects", [])]
+        report.iommu = status.get("iommu")
         report.audit = audit_of(status)
         if report.audit is not None:
             report.dma.defects += report.audit.defects()
