@@ -7,20 +7,17 @@ Also with address-space randomisation, which only a guest booted from its compre
 from __future__ import annotations
 
 import io
-import mmap
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from guest_ram import memory_of
 from numpy.typing import NDArray
 
 from vcapdev.errors import ExitStatus
 from vcapdev.guestmm.kernel import Kernel, attach
-from vcapdev.guestmm.memory import GuestMemory
 from vcapdev.guestmm.owners import find_owners, swap_offset
 from vcapdev.guestmm.pages import PageFacts, PageSet
 from vcapdev.guestmm.pagetable import PageTable
@@ -44,40 +41,6 @@ Boot = Callable[..., Vm]
 # Documentation/admin-guide/mm/pagemap.rst
 SLAB, BUDDY, ANON, SWAPBACKED, HEAD, TAIL, TABLE, RESERVED = 7, 10, 12, 14, 15, 16, 26, 32
 DEFAULT_VMEMMAP = -(0x160000000000)  # 0xffffea0000000000, Documentation/x86/x86_64/mm.rst
-
-
-@dataclass
-class Segment:
-    """One segment of a ``vcapdev.dma.MemoryMap``."""
-
-    start: int
-    size: int
-    data: NDArray[np.uint8]
-    fd: int
-    fd_offset: int
-    writable: bool = False
-
-
-class OneFile:
-    """Guest RAM below 2 GiB: one file, mapped at address 0."""
-
-    generation = 1
-
-    def __init__(self, fd: int, data: NDArray[np.uint8]) -> None:
-        self.segments = [Segment(0, len(data), data, fd, 0)]
-
-
-@contextmanager
-def memory_of(vm: Vm) -> Iterator[GuestMemory]:
-    """A running guest's RAM, as a device process has it mapped."""
-    places = [path for path in Path(f"/proc/{vm.pid}/fd").iterdir() if "memfd:" in os.readlink(path)]
-    ram = max(places, key=lambda path: path.stat().st_size)
-    fd = os.open(ram, os.O_RDONLY)
-    try:
-        mapping = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
-        yield GuestMemory(OneFile(fd, np.frombuffer(mapping, dtype=np.uint8)))  # type: ignore[arg-type]
-    finally:
-        os.close(fd)
 
 
 @pytest.fixture(scope="module", params=RECIPES)

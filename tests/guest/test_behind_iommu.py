@@ -62,5 +62,5 @@ def test_buffers_that_are_unmapped_too_early_are_caught() -> None:
     assert first == "vcapdev: use-after-unmap (D1): DMA write to user pages (streaming)"
     assert "WRITE" in verdict.splat
     assert "unmapped as no." in verdict.splat
-    assert "after register write" in verdict.splat
+    assert "register write" in verdict.splat
     assert figures["refused"] > 0
