@@ -166,9 +166,9 @@ def test_use_after_unmap_tells_the_story(card):
     assert (verdict.pfn, verdict.address) == (A, BUS + 8)
     assert verdict.evidence.now.pins == 0, "the page as it is now"
     made, torn, earlier = verdict.evidence.notes[:3]
-    assert "mapped as no. 3 in field 0, after register write 5 (STOP 5)" in made
-    assert "unmapped as no. 4 in field 2, after register write 7 (STOP 7)" in torn
-    assert "since then 2 register writes, 0 maps and unmaps" in torn
+    assert "mapped as no. 3 (field 0, register write 5: STOP 5)" in made
+    assert "unmapped as no. 4 (field 2, register write 7: STOP 7)" in torn
+    assert "since then 2 register writes, 0 maps," in torn
     assert f"physical {B * PAGE + 8:#x}, mapped as no. 1" in earlier
     assert not card.move(batch)
     assert verdict.count == 2

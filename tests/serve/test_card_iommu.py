@@ -114,7 +114,7 @@ def test_a_fetch_through_a_mapping_that_is_gone_tells_which_registers_were_writt
     made, torn = verdict.evidence.notes[:2]
     assert f"{RISC:#x} led to physical {5 * PAGE:#x}, mapped as no. 3" in made
     assert "unmapped as no. 4" in torn
-    assert "after register write 2 (GPIO_DMA_CTL 0x00000003)" in torn
+    assert "register write 2: GPIO_DMA_CTL 0x00000003)" in torn
     assert behind.card.config.read(6, 2)[1] & 0x20, "received a master abort (PCI 3.0, status bit 13)"
 
 

@@ -342,7 +342,7 @@ class BehindIommu:
             now = self.domain.now()
             text.append(
                 f"unmapped {self._when(torn)}; since then {now.writes - torn.writes} register writes, "
-                f"{now.number - torn.number} maps and unmaps, {1000 * (now.seconds - torn.seconds):.1f} ms"
+                f"{now.number - torn.number} maps, {1000 * (now.seconds - torn.seconds):.1f} ms"
             )
         return text
 
@@ -362,8 +362,8 @@ class BehindIommu:
         return [f"{place - nearest.end:#x} bytes above the end of {nearest.what} at {nearest.start:#x}"]
 
     def _when(self, moment: Moment) -> str:
-        said = f" ({self._explain(moment.last)})" if moment.last is not None else ""
-        return f"as no. {moment.number} in field {moment.field}, after register write {moment.writes}{said}"
+        said = f": {self._explain(moment.last)}" if moment.last is not None else ""
+        return f"as no. {moment.number} (field {moment.field}, register write {moment.writes}{said})"
 
 
 def _same(one: Batch, other: Batch) -> bool:
