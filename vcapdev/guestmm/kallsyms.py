@@ -40,9 +40,10 @@ class Kallsyms:
     """Names and addresses, both ways. An address has one name here: the first in the table."""
 
     def __init__(self, names: list[str], addresses: NDArray[np.uint64]) -> None:
-        order = np.argsort(addresses, kind="stable")
-        self._sorted = addresses[order]
-        self._names = [names[i] for i in order.tolist()]
+        if len(addresses) and (addresses[1:] < addresses[:-1]).any():  # the kernel's own table is in order
+            order = np.argsort(addresses, kind="stable")
+            names, addresses = [names[i] for i in order.tolist()], addresses[order]
+        self._names, self._sorted = names, addresses
         # Of several symbols of one name the first counts: it is entered last.
         self._address = dict(zip(reversed(self._names), self._sorted[::-1].tolist(), strict=True))
 
@@ -88,7 +89,7 @@ def _places(note: Vmcoreinfo, table: PageTable, breathe: Callable[[], None]) -> 
         return {name: place for name, place in told.items() if place is not None}
     start = note.symbol("_stext")
     breathe()
-    found = None if start is None else KernelImage.read(table, start).kallsyms()
+    found = None if start is None else KernelImage.find_kallsyms(table, start)
     if found is None:
         raise KallsymsError(
             f"vmcoreinfo does not name kallsyms_{missing[0]}, and the kernel's image has no such table "

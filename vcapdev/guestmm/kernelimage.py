@@ -20,6 +20,8 @@ from vcapdev.guestmm.memory import GuestReadError
 from vcapdev.guestmm.pagetable import PageTable
 
 IMAGE_LIMIT = 64 << 20  # bytes from _stext on; a Debian kernel's text and read-only data end before 40 MiB
+_LIKELY = 24 << 20  # bytes from _stext to behind kallsyms; 17 MiB in Debian's 5.10
+_LARGE = 2 << 20
 _DIGITS = b"".join(b"%d\0" % digit for digit in range(10))
 _TOKENS = 256
 _DIGIT_TOKEN = ord("0")
@@ -40,25 +42,33 @@ class KernelImage:
     data: bytes
 
     @classmethod
-    def read(cls, table: PageTable, start: int) -> KernelImage:
-        """Copy the image from ``start`` on, as far as it is mapped and not absurdly far.
+    def read(cls, table: PageTable, start: int, limit: int = IMAGE_LIMIT) -> KernelImage:
+        """Copy the image from ``start`` on, as far as it is mapped in one piece and not absurdly far.
+
+        The kernel lies in one piece of physical memory, whatever the size of the pages that map it.
 
         :raise GuestReadError: when nothing is mapped there.
         """
-        parts, at, end = [], start, start + IMAGE_LIMIT
-        while at < end:
-            found = table.walk(at)
-            if found.physical is None:
+        first = table.translate(start)
+        size = 0
+        while size < limit:
+            step = _LARGE - ((start + size) & (_LARGE - 1))
+            if table.walk(start + size).physical != first + size:
                 break
-            length = min(found.size - (at & (found.size - 1)), end - at)
-            try:
-                parts.append(table.read(at, length))
-            except GuestReadError:
-                break
-            at += length
-        if not parts:
-            raise GuestReadError(f"the kernel image at {start:#x} is not mapped")
-        return cls(start, b"".join(parts))
+            size = min(size + step, limit)
+        segment = table.memory.segment(first)
+        if segment is None or not size:
+            raise GuestReadError(f"the kernel image at {start:#x} is not in guest RAM")
+        return cls(start, table.memory.read(first, min(size, segment.start + segment.size - first)))
+
+    @classmethod
+    def find_kallsyms(cls, table: PageTable, start: int) -> dict[str, int] | None:
+        """The same as :meth:`kallsyms` of the image there; read no further than is likely to be needed.
+
+        :raise GuestReadError: when nothing is mapped there.
+        """
+        near = cls.read(table, start, _LIKELY).kallsyms()
+        return near if near is not None else cls.read(table, start).kallsyms()
 
     def btf(self) -> bytes | None:
         """The kernel's BTF, the largest blob that begins and ends as one; None when there is none."""

@@ -45,7 +45,7 @@ class PageTable:
     """One address space: the physical address of its top table, and 4 or 5 levels."""
 
     def __init__(self, memory: GuestMemory, top: int, levels: int = 4) -> None:
-        self._memory = memory
+        self.memory = memory
         self.top = top & FRAME
         self.levels = levels
 
@@ -57,7 +57,7 @@ class PageTable:
         table = self.top
         for level in range(self.levels - 1, -1, -1):
             shift = PAGE_SHIFT + 9 * level
-            entry = self._memory.u64(table + 8 * ((virtual >> shift) & (ENTRIES - 1)))
+            entry = self.memory.u64(table + 8 * ((virtual >> shift) & (ENTRIES - 1)))
             if not entry & PRESENT:
                 return Mapping(virtual, entry, 1 << shift, None)
             if level == 0 or (level <= 2 and entry & LARGE):
@@ -84,7 +84,7 @@ class PageTable:
         """
         parts = []
         for address, length in self._pieces(virtual, size):
-            parts.append(self._memory.read(address, length))
+            parts.append(self.memory.read(address, length))
         return b"".join(parts)
 
     def _pieces(self, virtual: int, size: int) -> Iterator[tuple[int, int]]:
