@@ -26,7 +26,7 @@ SOURCES = resource_dir("guest") / "src"
 
 
 class CReadback(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_uint32) for n in ("outcome", "frame", "pages", "bad")] + [
+    _fields_ = [(n, ctypes.c_uint32) for n in ("outcome", "frame", "pages", "bad", "half")] + [
         ("list", ctypes.c_char * 200)
     ]
 
@@ -116,6 +116,11 @@ def test_whole_fields_of_two_frames_are_not_lost_but_one_that_is_missing_is(
     assert said(read_back(with_field(sent(yuyv, 10), sent(yuyv, 11)), last=9)) == (MIXED, 0, b"")
     assert said(read_back(with_field(sent(yuyv, 10), sent(yuyv, 9)), last=9))[0] == LOST
     assert said(read_back(with_field(sent(yuyv, 10), bytes(884736)), last=9))[0] == LOST
+    assert read_back(with_field(sent(yuyv, 10), bytes(884736)), last=9).half == 1
+    assert read_back(with_field(sent(yuyv, 10), sent(yuyv, 11)), last=9).half == 0
+    half = with_field(sent(yuyv, 10), bytes(884736))
+    half[50 * PAGE : 51 * PAGE] = bytes(PAGE)
+    assert read_back(half, last=9).half == 0
     torn = with_field(sent(yuyv, 10), sent(yuyv, 11))
     torn[50 * PAGE : 51 * PAGE] = bytes(PAGE)
     assert said(read_back(torn, last=9)) == (PARTIAL, 1, b"50")

@@ -90,6 +90,17 @@ static void list_bad(const uint8_t *marks, struct readback *r)
 	}
 }
 
+/* Whether one field is all there, of frame `frame`. */
+static int field_came(const struct expected *e, const uint8_t *data, int field, uint32_t frame)
+{
+	uint8_t marks[MOST_PAGES] = { 0 };
+
+	for (uint32_t i = 0; i < e->rows; i++)
+		if (e->row[i].field == field)
+			mark_row(e, &e->row[i], data, 0, frame, marks);
+	return !memchr(marks, OF_FRAME | BAD, sizeof(marks));
+}
+
 void read_back(const struct expected *e, const uint8_t *data, size_t shift, uint32_t want, uint32_t last,
 	       struct readback *r)
 {
@@ -108,7 +119,7 @@ void read_back(const struct expected *e, const uint8_t *data, size_t shift, uint
 	for (int field = 0; field < 2; field++)
 		frame[field] = want ? want : newest_frame(e, data, field, last);
 	r->frame = frame[0] > frame[1] ? frame[0] : frame[1];
-	/* A driver that was late may put two frames' fields into one buffer. A field that is missing is lost. */
+	/* A driver that was late may put two frames' fields into one buffer, or leave one out. */
 	mixed = frame[0] && frame[1] && frame[0] != frame[1];
 	for (uint32_t i = 0; i < e->rows; i++)
 		mark_row(e, &e->row[i], data, shift, mixed ? frame[e->row[i].field] : r->frame, marks);
@@ -117,6 +128,7 @@ void read_back(const struct expected *e, const uint8_t *data, size_t shift, uint
 		r->bad += !!(marks[page] & BAD);
 	}
 	list_bad(marks, r);
+	r->half = !frame[0] != !frame[1] && field_came(e, data, !frame[0], r->frame);
 	if (!r->bad)
 		r->outcome = mixed ? IS_MIXED : IS_INTACT;
 	else

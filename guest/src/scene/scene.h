@@ -112,13 +112,14 @@ void look_device(const struct buffer *b, struct view *v);
 
 /* ---- readback.c ---- */
 
-enum outcome { IS_INTACT, IS_PARTIAL, IS_LOST, IS_MIXED /* whole fields of two frames */, IS_UNMAPPED };
+enum outcome { IS_INTACT, IS_PARTIAL, IS_LOST, IS_MIXED /* whole fields, not of one frame */, IS_UNMAPPED };
 extern const char *const outcome_names[];
 
 struct readback {
 	enum outcome outcome;
 	uint32_t frame;      /* the card's count, of the newer field; 0 when none could be told */
 	unsigned pages, bad; /* pages with content of the frame; those which are not what was sent */
+	unsigned half;       /* one field is all there, nothing of the other */
 	char list[200];      /* the bad ones, such as "0-3,9"; cut off with "..." */
 };
 
