@@ -301,6 +301,8 @@ def test_dqbuf_munmap_mmap_qbuf_is_told_by_name():
     frames(card, card.batch)
     assert card.rules == []
     assert lost(card) == {"remapped": 4, "stale-buffer": 4}
+    (hazard,) = card.checker.status()["hazards"]
+    assert (hazard["rule"], hazard["pages"], hazard["pfn"]) == ("stale-buffer", 4, PAGES[0])
     (notice,) = card.checker.status()["contract"]["notices"]
     assert f"buffer 0 was queued again at {USER:#x} by pid 42 (capture)" in notice
     frames(card, other)

@@ -156,7 +156,7 @@ class Checker:
             "programs": len(ground.books),
             "fields": ground.fields,
             "verdicts": self._court.counts(),
-            "hazards": self._hazards.to_json(),
+            "hazards": [*self._hazards.to_json(), *(ground.contract.hazards() if ground.contract else ())],
             "oddities": ground.oddities.counts(),
             "states": ground.oddities.states.names(),
             "pins": ground.pins.status() if ground.pins is not None else {},

@@ -91,8 +91,10 @@ class Contract:
         self._turns: Counter[tuple[int, int]] = Counter()
         self.learnt = self.unknown = 0
         self._notices: list[str] = []
+        self._hazards: list[dict[str, Any]] = []
         if former is not None:
             self.learnt, self.unknown, self._notices = former.learnt, former.unknown, former.notices
+            self._hazards = former.hazards()
 
     def status(self) -> dict[str, Any]:
         """Figures: programs whose buffer was found, and was not; why none can be found on this kernel."""
@@ -107,6 +109,10 @@ class Contract:
     def notices(self) -> list[str]:
         """Lines on buffers whose user has lost their pages by his own doing."""
         return [*self._notices, *(self._mappings.notices if self._mappings is not None else ())]
+
+    def hazards(self) -> list[dict[str, Any]]:
+        """The same, in the form of the report's hazards."""
+        return [*self._hazards, *(self._mappings.hazards() if self._mappings is not None else ())]
 
     def learn(self, record: Record) -> None:
         """A program was learnt: find the buffer behind it."""
@@ -185,6 +191,8 @@ class Contract:
         watch.bad = False
         if watch.user is not None:
             watch.user.written = True
+        if self._mappings is not None:
+            self._mappings.field = field
         self._look_at_owner(watch)
         if watch.buffer.owned:
             self._given_back.pop(watch.buffer.key, None)

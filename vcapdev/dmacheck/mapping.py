@@ -17,10 +17,13 @@ writes again, and right after it has written, when the user has had no time yet 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from vcapdev.dmacheck.oddities import Oddities
+from vcapdev.dmacheck.rules import STALE_BUFFER
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.layout import MAPPING_ANON
 from vcapdev.guestmm.leaves import Leaves
@@ -35,6 +38,7 @@ _FINE, _COPIED, _REMAPPED, _REPLACED, _DISCARDED, _UNMAPPED, _MOVED, _GONE, _UNK
 NAMES = ("", "copied-away", "remapped", "replaced", "discarded", "unmapped", "moved", "process-gone", "")
 _LOST = (_REMAPPED, _REPLACED, _DISCARDED, _UNMAPPED)
 _MAX_MAPPINGS = 8  # anon_vmas and files that are asked for one buffer
+_MAX_NOTICES = 16
 _MAX_COMPARED = 512  # pages whose content is compared at a time
 _SAME_WORDS = 32  # of 512 that are equal, and differ from the word before: then one is a copy of the other
 
@@ -258,6 +262,8 @@ class Mappings:
         self._turns: dict[tuple[int, int], int] = {}  # at which pages were found lost; -1: told
         self._oddities = oddities
         self.notices: list[str] = []
+        self.field = 0  # that is under way
+        self._stale: dict[str, Any] | None = None
 
     def learn(self, buffer: MediaBuffer) -> UserPages | None:
         """Begin to follow a buffer, or go on; None where it is nothing that lies in a process's memory."""
@@ -326,12 +332,24 @@ class Mappings:
             return
         self._turns[buffer.key] = -1
         self._oddities.add("stale-buffer", lost)
-        if len(self.notices) < 16:
-            self.notices.append(
-                f"{buffer.framework} buffer {buffer.index} was queued again at {buffer.userptr:#x} by pid "
-                f"{pages.space.pid} ({pages.space.comm}), where {lost} of its {len(pages.expected)} pages "
-                "are mapped no longer: the framework kept the old ones, and nobody will see what comes there"
-            )
+        text = (
+            f"{buffer.framework} buffer {buffer.index} was queued again at {buffer.userptr:#x} by pid "
+            f"{pages.space.pid} ({pages.space.comm}), where {lost} of its {len(pages.expected)} pages "
+            "are mapped no longer: the framework kept the old ones, and nobody will see what comes there"
+        )
+        if len(self.notices) < _MAX_NOTICES:
+            self.notices.append(text)
+        if self._stale is None:
+            row = int(np.flatnonzero(np.isin(pages.states, _LOST))[0])
+            self._stale = {"field": self.field, "pfn": int(pages.expected[row]), "page": text, "pages": 0}
+        self._stale["pages"] += lost
+
+    def hazards(self) -> list[dict[str, Any]]:
+        """Buffers that were queued without their pages, in the form of the report's hazards."""
+        if self._stale is None:
+            return []
+        rule = {"rule": STALE_BUFFER.name, "id": STALE_BUFFER.id, "sentence": STALE_BUFFER.sentence}
+        return [{**rule, "instruction": None, **self._stale}]
 
 
 def _facts(kernel: Kernel, pfns: _Ints) -> PageFacts:

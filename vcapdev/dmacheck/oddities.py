@@ -22,6 +22,8 @@ class Oddities:
     before that was seen;
     ``pinned-again``: a whole buffer released and pinned anew at once; ``unwatched``: too many pinned pages to
     watch them for their release;
+    ``remapped``, ``replaced``, ``discarded``, ``unmapped``, ``moved``, ``process-gone``, ``stale-buffer``:
+    see :mod:`vcapdev.dmacheck.mapping`; ``bounced``: pages of the bounce pool, in the place of a buffer's;
     ``passing``: bad at only one of two looks; ``unreadable``: guest data that led nowhere.
 
     :ivar states: all states and changes of state that were seen, odd or not.

@@ -33,6 +33,7 @@ from vcapdev.dmacheck.rules.contract import (
     MISSING_PIN,
     NOT_THE_DEVICES,
     OUTSIDE_BUFFER,
+    STALE_BUFFER,
 )
 from vcapdev.dmacheck.rules.device import (
     CROSSES_PAGES,
@@ -96,6 +97,7 @@ __all__ = [
     "PIN_RULES",
     "RECYCLED",
     "STABLE_PAGE",
+    "STALE_BUFFER",
     "TWICE",
     "USER",
     "USE_AFTER_UNMAP",

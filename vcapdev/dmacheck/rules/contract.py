@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from vcapdev.dmacheck.rules.base import CONFIRMED, Rule
+from vcapdev.dmacheck.rules.base import CONFIRMED, TWICE, Rule
 
 
 class NotTheDevices(Rule):
@@ -69,9 +69,10 @@ class CopiedAway(Rule):
         "the owner's page table entry, which led to the page when its buffer was first seen, and the content"
     )
     why = (
-        "The user's address leads to another page with the same content, and the user has neither unmapped"
-        " nor remapped it: the kernel broke copy-on-write the wrong way round (fork, or mprotect in 5.10, "
-        "and a write)."
+        "The user's address leads to another page of the same area, with content that the device wrote, "
+        "which only copying explains; or the entry had lost its write right in a writable area, so that the "
+        "next write had to fault, and the new page is not one that began with zeroes. The kernel broke "
+        "copy-on-write the wrong way round (fork, or mprotect in 5.10, and a write)."
     )
     looks = "at user address 0x7f1c5a800000 of pid 321, where pfn 0x2f31 was, pfn 0x30a2 is mapped now"
     near = (
@@ -81,6 +82,33 @@ class CopiedAway(Rule):
     )
 
 
+class StaleBuffer(Rule):
+    id, name = "S2", "stale-buffer"
+    sentence = "a buffer was queued again after its user had put other memory, or none, at its address"
+    severity, certainty = "hazard", TWICE
+    facts = "the owner's page table entries at two turns of the buffer, with another buffer's turn between"
+    why = (
+        "Both frameworks take a buffer that comes with the same address for the same memory, and keep the "
+        "pages that they pinned. After DQBUF, munmap, mmap at the same address and QBUF the device writes to"
+        " pages that the user no longer has. The user did it, and loses his frames: reported, and no verdict."
+    )
+    looks = "vb2 buffer 0 was queued again at 0x7fda492bb000, where 216 of its 216 pages are mapped no longer"
+    near = (
+        "memory that is unmapped while the buffer is queued, once (L4): counted as unmapped, discarded or "
+        "replaced",
+        "mremap: the user has the pages at another address (moved)",
+        "a page in the swap cache, a page of a file that was dropped from the page tables: it comes back",
+        "another mapping of the same memory at the same address: the page is the same",
+    )
+
+
 NOT_THE_DEVICES, OUTSIDE_BUFFER, MISSING_PIN = NotTheDevices(), OutsideBuffer(), MissingPin()
 COPIED_AWAY = CopiedAway()
-CONTRACT_RULES: tuple[Rule, ...] = (NOT_THE_DEVICES, OUTSIDE_BUFFER, MISSING_PIN, COPIED_AWAY)
+STALE_BUFFER = StaleBuffer()
+CONTRACT_RULES: tuple[Rule, ...] = (
+    NOT_THE_DEVICES,
+    OUTSIDE_BUFFER,
+    MISSING_PIN,
+    COPIED_AWAY,
+    STALE_BUFFER,
+)
