@@ -20,7 +20,7 @@ from vcapdev.guestmm.pages import PageFacts, PageSet
 from vcapdev.guestmm.pageview import page_kinds
 
 _MAX_ORDER = 10  # of the largest block of the allocator
-_MAX_GROUPS = 256
+_MAX_GROUPS = 1 << 10
 _MAX_HOMES = 1 << 13
 _MAX_PROGRAMS = 4096
 _MAX_PAGES = 64  # of one program; the engine's texts have 16
@@ -51,12 +51,17 @@ class Suspicion:
 
 
 class _Group:
-    """Pages that are looked at together."""
+    """Pages that are looked at together: those of a program, and what holds them.
 
-    def __init__(self, kernel: Kernel, pfns: list[int]) -> None:
+    :param key: first and last page of the program.
+    """
+
+    def __init__(self, kernel: Kernel, key: tuple[int, int], pfns: list[int]) -> None:
         self.pfns = pfns
         self.pages = PageSet(kernel, np.array(pfns, dtype=np.int64))
         self.good: PageFacts | None = None
+        self.peeked = b""  # the words that the good facts were made of
+        self.start, self.end = key[0] << PAGE_SHIFT, (key[1] + 1) << PAGE_SHIFT
 
 
 class Fetches:
@@ -68,7 +73,10 @@ class Fetches:
         self._homes: dict[int, tuple[int, int]] = {} if former is None else former._homes
         self._groups: dict[tuple[int, int], _Group] = {}
         self._first: dict[int, Kind] = {}  # by page frame, at the first fetch since DMA was switched on
-        self._looked: set[int] = set()
+        self._by_page: dict[int, _Group] = {}  # those that were looked at, by page frame
+        self._looked: set[_Group] = set()  # in the field under way
+        self._low = self._high = 0  # what of it was fetched last
+        self._generation = kernel.memory.generation
         self._begin = self._end = -1  # of what was fetched without a jump
         self.looks = 0
 
@@ -94,24 +102,34 @@ class Fetches:
         """DMA is off: memory of programs may be given back, and the next ones may lie anywhere."""
         self._groups.clear()
         self._first.clear()
-        self._looked.clear()
+        self._by_page.clear()
+        self.next_field()
         self._begin = self._end = -1
 
     def next_field(self) -> None:
         """Look again at the next fetch."""
         self._looked.clear()
+        self._low = self._high = 0
 
     def fresh(self, addr: int, length: int) -> bool:
-        """Note a fetch; whether its pages were looked at in this field: nearly always so."""
+        """Note a fetch; whether its pages are what they were when last found good: nearly always so."""
         end = addr + length
         if not self._begin <= addr <= self._end:
             self._begin = addr
         self._end = end
-        first, last = addr >> PAGE_SHIFT, (end - 1) >> PAGE_SHIFT
-        looked = self._looked
-        if first in looked and last in looked:
-            return last - first < 2 or all(pfn in looked for pfn in range(first, last))
-        return False
+        if self._low <= addr and end <= self._high:
+            return True
+        group = self._by_page.get(addr >> PAGE_SHIFT)
+        if group is None or end > group.end:
+            return False
+        if group not in self._looked:
+            if group.good is None or self._kernel.memory.generation != self._generation:
+                return False
+            if group.pages.peek() != group.peeked:
+                return False
+            self._looked.add(group)
+        self._low, self._high = group.start, group.end
+        return True
 
     def look(self, addr: int, length: int) -> list[Suspicion]:
         """Look at the pages of a fetch, and at those of its program."""
@@ -123,12 +141,9 @@ class Fetches:
         if group is None:
             if len(self._groups) >= _MAX_GROUPS:
                 self._groups.clear()
-            group = self._groups[key] = _Group(self._kernel, list(range(key[0], key[1] + 1)))
-        self._looked.update(group.pfns)
-        facts = group.pages.sight()
-        if facts is group.good:
-            return []
-        return self._judge(group, key)
+                self._by_page.clear()
+            group = self._groups[key] = _Group(self._kernel, key, list(range(key[0], key[1] + 1)))
+        return [] if group.good is group.pages.sight() else self._judge(group, key)
 
     def _judge(self, group: _Group, key: tuple[int, int]) -> list[Suspicion]:
         """Read until two reads agree, then compare with the first sight."""
@@ -145,9 +160,13 @@ class Fetches:
                 found.append(Suspicion(rule, pfn << PAGE_SHIFT, names[row]))
         heads = {kind.head for kind in kinds if kind is not None}
         if not heads <= set(group.pfns):
-            self._groups[key] = _Group(self._kernel, sorted(heads | set(group.pfns)))
-        elif not found:
-            group.good = facts
+            self._groups[key] = _Group(self._kernel, key, sorted(heads | set(group.pfns)))
+            return found
+        group.good = None
+        if not found and facts is group.pages.sight():
+            group.good, group.peeked = facts, group.pages.peeked()
+        self._looked.add(group)
+        self._by_page.update(dict.fromkeys(range(key[0], key[1] + 1), group))
         return found
 
     def _at_rest(self, group: _Group) -> tuple[PageFacts, list[Kind | None]]:
