@@ -29,7 +29,7 @@ def describe(verdict: Json) -> str:
     if target:
         words.append(f"page {target['page'] + 1} of {target['pages']}")
     if not target and verdict.get("pages"):
-        words.append(f"{verdict['pages']} pages")
+        words.append("1 page" if verdict["pages"] == 1 else f"{verdict['pages']} pages")
     return ", ".join(words) or "nothing in particular"
 
 
