@@ -28,6 +28,7 @@ from vcapdev.dmacheck.rules import (
     NOT_THE_DEVICES,
     OUTSIDE_BUFFER,
 )
+from vcapdev.dmacheck.watch import Watch
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.media import Media, shared_pages
 from vcapdev.guestmm.mediabuffer import MediaBuffer
@@ -35,7 +36,6 @@ from vcapdev.guestmm.memory import PAGE_SHIFT
 from vcapdev.guestmm.pages import PageFacts, PageSet, head_pfns
 from vcapdev.guestmm.rmap import ReverseMap
 from vcapdev.guestmm.structs import StructError
-from vcapdev.guestmm.words import Reader, Words
 
 __all__ = ["CONTRACT_RULES", "Contract", "Watch"]
 
@@ -43,34 +43,6 @@ _MAX_WATCHES = 4096
 _FIELDS = 2  # at which a buffer must be found given back: once may be a completion that overtook the card
 
 Ints = NDArray[np.int64]
-
-
-class Watch:
-    """A program, the buffer behind it, and what of it was last found in order."""
-
-    def __init__(self, kernel: Kernel, record: Record, buffer: MediaBuffer) -> None:
-        self.record, self.buffer = record, buffer
-        reader = Reader.of(kernel)
-        self._identity = len(buffer.watch)
-        places = [reader.physical(word) for word in (*buffer.watch, buffer.state_at & ~7)]
-        self._words = Words(kernel, places)
-        first = self._words.read()
-        self._same = first[: self._identity].tobytes()
-        self.good = first.tobytes() if buffer.owned else b""
-        self.bad = False  # whether the look before the bytes moved found the buffer given back
-        self.outside: bool | None = None  # whether the program writes beyond the buffer; None: not known yet
-        self.claims: tuple[PageFacts, Ints] | None = None  # what pins were last compared with
-        self.short = False  # whether there were fewer of them
-        self.user: UserPages | None = None  # the same pages in their owner's memory
-        self.astray = False  # whether they are not at the address that was queued
-
-    def quiet(self) -> bool:
-        """Whether all words are what they were when the buffer was last the device's."""
-        return self._words.read().tobytes() == self.good
-
-    def moved(self) -> bool:
-        """Whether anything but the state has changed."""
-        return self._words.read()[: self._identity].tobytes() != self._same
 
 
 class Contract:

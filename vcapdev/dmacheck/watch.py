@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A program, the buffer behind it, and the few words that tell whether anything about it has changed."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vcapdev.dmacheck.ledger import Record
+from vcapdev.dmacheck.mapping import UserPages
+from vcapdev.guestmm.kernel import Kernel
+from vcapdev.guestmm.mediabuffer import MediaBuffer
+from vcapdev.guestmm.pages import PageFacts
+from vcapdev.guestmm.words import Reader, Words
+
+Ints = NDArray[np.int64]
+
+
+class Watch:
+    """A program, the buffer behind it, and what of it was last found in order."""
+
+    def __init__(self, kernel: Kernel, record: Record, buffer: MediaBuffer) -> None:
+        self.record, self.buffer = record, buffer
+        reader = Reader.of(kernel)
+        self._identity = len(buffer.watch)
+        places = [reader.physical(word) for word in (*buffer.watch, buffer.state_at & ~7)]
+        self._words = Words(kernel, places)
+        first = self._words.read()
+        self._same = first[: self._identity].tobytes()
+        self.good = first.tobytes() if buffer.owned else b""
+        self.bad = False  # whether the look before the bytes moved found the buffer given back
+        self.outside: bool | None = None  # whether the program writes beyond the buffer; None: not known yet
+        self.claims: tuple[PageFacts, Ints] | None = None  # what pins were last compared with
+        self.short = False  # whether there were fewer of them
+        self.user: UserPages | None = None  # the same pages in their owner's memory
+        self.astray = False  # whether they are not at the address that was queued
+
+    def quiet(self) -> bool:
+        """Whether all words are what they were when the buffer was last the device's."""
+        return self._words.read().tobytes() == self.good
+
+    def moved(self) -> bool:
+        """Whether anything but the state has changed."""
+        return self._words.read()[: self._identity].tobytes() != self._same
