@@ -25,7 +25,7 @@ RUN_OPTIONS = \
 ANSWER_OPTIONS = $(call option,KERNEL,kernel) $(if $(REPORT)$(KERNEL),$(call option,REPORT,report),--report docs)
 MUTANT_OPTIONS = $(call option,KERNEL,kernel) $(call option,KIND,kind) $(call option,REPORT,report)
 
-.PHONY: run-guest test mutants lookalikes answer bench check doctor clean help
+.PHONY: run-guest test mutants rules lookalikes answer bench check doctor clean help
 
 run-guest: ## boot a stock guest, capture under swap pressure, judge every DMA write
 	@$(PY) tools/status.py $(PY) -m vcapdev run $(RUN_OPTIONS)
@@ -35,6 +35,9 @@ test: ## all tests, those that boot guests included
 
 mutants: ## play altered drivers: which rule catches each, and what it blames [KERNEL= KIND= REPORT=]
 	@$(PY) tools/status.py $(PY) -m vcapdev mutants $(MUTANT_OPTIONS)
+
+rules: ## docs/rules.md anew, from the rules' own texts and the altered drivers
+	@$(PY) -m vcapdev.dmacheck.rulebook > docs/rules.md
 
 lookalikes: ## play legitimate scenes: the checker must be silent about them [KERNEL= SCENE= REPORT=]
 	@$(PY) tools/status.py $(PY) -m vcapdev lookalikes \

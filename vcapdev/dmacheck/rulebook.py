@@ -31,7 +31,7 @@ _HEAD = """\
 # The rules
 
 What a device may do to memory, as the checker holds it to. This page is made of the rules' own texts by
-`python -m vcapdev.dmacheck.rulebook > docs/rules.md`; edit them in `vcapdev/dmacheck/rules/`.
+`make rules`; edit them in `vcapdev/dmacheck/rules/`.
 
 Several rules look at the same page. It is blamed under the first that it breaks, in the order in which
 they stand here. V-numbers are those of the project's list of violations, R are reads, D the DMA API, P and
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.check.read_text("utf-8") == text:
         return 0
-    print(f"{options.check}: not what the rules say; write it anew with python -m vcapdev.dmacheck.rulebook")
+    print(f"{options.check}: not what the rules say; write it anew with make rules")
     return 1
 
 
