@@ -92,7 +92,7 @@ def test_the_written_forms_hold_every_mutant_and_the_sums() -> None:
     text = matrix.markdown([*rows, unbuilt], about)
     assert "## bookworm-6.1: 6.1.0" in text
     assert "| `m` | a title | not-pinned | not-pinned | WRITE, page 1 of 9 | rule |" in text
-    assert "no such driver: `m`." in text
+    assert "no such driver or state: `m`." in text
     assert "- `n` could not be built: error: x" in text
     table = matrix.table([*rows, played()])
     assert [line[:4].strip() for line in table.splitlines() if line[0] != " "] == ["ok", "-", "BAD"]

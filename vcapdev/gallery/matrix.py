@@ -174,7 +174,11 @@ def markdown(rows: Sequence[Row], about: Json) -> str:
     if left:
         lines += [
             "",
-            *textwrap.wrap(f"Not played here, since it has no such driver: {', '.join(left)}.", 118),
+            *textwrap.wrap(
+                f"Not played here, since it has no such driver or state: {', '.join(left)}.",
+                118,
+                break_on_hyphens=False,
+            ),
         ]
     lines += [f"- `{row.mutant}` could not be built: {row.note}" for row in rows if row.caught == NOT_BUILT]
     return "\n".join(lines) + "\n"
