@@ -41,6 +41,7 @@ __all__ = ["CONTRACT_RULES", "Contract", "Watch"]
 
 _MAX_WATCHES = 4096
 _FIELDS = 2  # at which a buffer must be found given back: once may be a completion that overtook the card
+_SEARCH_EVERY = 50  # fields between two searches for holders of pins that are not known yet: a second
 
 Ints = NDArray[np.int64]
 
@@ -61,6 +62,8 @@ class Contract:
         self._mappings: Mappings | None = None
         self._writing: dict[int, tuple[int, int]] = {}  # by queue: the buffer that is being written to
         self._turns: Counter[tuple[int, int]] = Counter()
+        self._latest: Watch | None = None
+        self._asked = -_SEARCH_EVERY  # the field at which the holders of pins were last looked for anew
         self.learnt = self.unknown = 0
         self._notices: list[str] = []
         self._hazards: list[dict[str, Any]] = []
@@ -91,15 +94,25 @@ class Contract:
         self._watches.pop(record.id, None)
         if not len(record.pfns):
             return
-        buffer = self._behind(record)
-        if buffer is None:
+        watch = self._twin(record)
+        if watch is None:
+            buffer = self._behind(record)
+            watch = None if buffer is None else self._watch(record, buffer)
+        if watch is None:
             self.unknown += 1
             return
         if len(self._watches) >= _MAX_WATCHES:
             self._watches.pop(next(iter(self._watches)))
         self.learnt += 1
-        self._oddities.add("bounced", len(record.pfns) if buffer.bounced else 0)
-        self._watches[record.id] = self._watch(record, buffer)
+        self._oddities.add("bounced", len(record.pfns) if watch.buffer.bounced else 0)
+        self._watches[record.id] = self._latest = watch
+
+    def _twin(self, record: Record) -> Watch | None:
+        """A driver makes the programs of a frame's two fields at once: the second is for the same buffer."""
+        latest = self._latest
+        if latest is None or not np.array_equal(latest.record.pfns, record.pfns) or not latest.quiet():
+            return None
+        return latest.twin(record)
 
     def forget(self, program: int) -> None:
         """A program will not run again."""
@@ -287,7 +300,9 @@ class Contract:
         if watch.claims is None or watch.claims[0] is not facts or watch.short:
             known = watch.claims
             same = known is not None and not watch.short and np.array_equal(known[0].pins, facts.pins)
-            watch.claims = facts, known[1] if same and known is not None else self._claims(facts)
+            anew = watch.short or not 0 <= field - self._asked < _SEARCH_EVERY
+            self._asked = field if anew else self._asked
+            watch.claims = facts, known[1] if same and known is not None else self._claims(facts, anew=anew)
         rows = _short(facts, watch.claims[1])
         watch.short = len(rows) > 0
         rows = self._still_short(facts, rows, field)
@@ -308,12 +323,15 @@ class Contract:
         first = [self._short.setdefault(pfn, field) for pfn in facts.pfn[rows].tolist()]
         return rows[np.array(first, dtype=np.int64) < field]
 
-    def _claims(self, facts: PageFacts) -> Ints:
-        """How many pins are accounted for by those who hold them, for each page or its compound page."""
+    def _claims(self, facts: PageFacts, *, anew: bool = True) -> Ints:
+        """How many pins are accounted for by those who hold them, for each page or its compound page.
+
+        :param anew: whether holders may be new; whoever comes between two searches is found by the next.
+        """
         large = bool(facts.large.any())
         pages = head_pfns_of(self._kernel, facts.pfn) if large else facts.pfn
         claims = np.zeros(len(pages), dtype=np.int64)
-        for held in self._media.pins():
+        for held in self._media.pins(anew=anew):
             own = np.sort(head_pfns_of(self._kernel, held) if large else held)
             claims += np.searchsorted(own, pages, side="right") - np.searchsorted(own, pages)
         return claims

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +36,12 @@ class Watch:
         self.short = False  # whether there were fewer of them
         self.user: UserPages | None = None  # the same pages in their owner's memory
         self.astray = False  # whether they are not at the address that was queued
+
+    def twin(self, record: Record) -> Watch:
+        """The same buffer for another program with the same pages."""
+        other = copy(self)
+        other.record, other.outside, other.bad = record, None, False
+        return other
 
     def quiet(self) -> bool:
         """Whether all words are what they were when the buffer was last the device's."""

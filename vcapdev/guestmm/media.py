@@ -95,13 +95,15 @@ class Media:
             found += self._in(queue)
         return found
 
-    def pins(self) -> list[NDArray[np.int64]]:
+    def pins(self, *, anew: bool = True) -> list[NDArray[np.int64]]:
         """Page frames that somebody known holds pins on, one for each time that a frame is listed.
 
         These are the frameworks' buffers, but for those whose pages may be on their way in or out, and what
         is registered with io_uring.
+
+        :param anew: look for new queues and rings first: that goes through all tasks.
         """
-        found = [buffer.pfns for buffer in self.buffers() if buffer.pinned and buffer.steady]
+        found = [buffer.pfns for buffer in self.buffers(anew=anew) if buffer.pinned and buffer.steady]
         if self._files is not None and self._rings is not None:
             for ring in set(self._files.rings):
                 found += self._rings.pages(ring)

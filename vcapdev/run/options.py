@@ -155,7 +155,7 @@ def _add_machine(parser: argparse.ArgumentParser, default: RunOptions) -> None:
     )
     machine.add_argument("--cpus", default=default.cpus, type=int, metavar="N", help="(%(default)s)")
     machine.add_argument("--iommu", action="store_true",
-                         help="a vIOMMU: the card reaches only what the driver has mapped for it")  # fmt: skip
+                         help="a vIOMMU: the card reaches only what the driver mapped for it")  # fmt: skip
     machine.add_argument(
         "--lock", type=Path, metavar="FILE", help="take exactly the packages of this lock file"
     )
