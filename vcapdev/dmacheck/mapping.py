@@ -259,6 +259,7 @@ class Mappings:
     def __init__(self, kernel: Kernel, reverse: ReverseMap, files: OpenFiles, oddities: Oddities) -> None:
         self._kernel, self._reverse, self._files = kernel, reverse, files
         self._known: dict[tuple[int, int], UserPages] = {}
+        self._mm = 0  # address of the mm_struct in which the last buffer was found
         self._turns: dict[tuple[int, int], int] = {}  # at which pages were found lost; -1: told
         self._oddities = oddities
         self.notices: list[str] = []
@@ -273,7 +274,7 @@ class Mappings:
         if known is not None and known.is_of(buffer):
             return known
         self._known.pop(buffer.key, None)
-        found = self._find(buffer)
+        found = self._where_the_last_was(buffer) or self._find(buffer)
         if found is not None:
             found.begin()
             if known is not None and np.array_equal(known.expected, buffer.pfns):
@@ -281,7 +282,17 @@ class Mappings:
             if len(self._known) >= 1024:
                 self._known.clear()
             self._known[buffer.key] = found
+            self._mm = found.space.mm
         return found
+
+    def _where_the_last_was(self, buffer: MediaBuffer) -> UserPages | None:
+        """A program's buffers lie in one address space: to find all of its pages there will do."""
+        try:
+            space = self._reverse.space(self._mm)
+            pages = None if space is None else UserPages(self._kernel, self._reverse, space, buffer)
+        except GuestReadError:
+            return None
+        return pages if pages is not None and pages.hits() == len(pages.expected) else None
 
     def _find(self, buffer: MediaBuffer) -> UserPages | None:
         """The process that has most of the pages where the user said that they are."""
