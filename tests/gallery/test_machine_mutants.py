@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +52,7 @@ def machine(
         text = change.texts[FILE]
         if b"mark(b);\n\tpin" in text:
             return Built(change, error="error: no")
-        module = tmp_path / f"{len(list(tmp_path.iterdir()))}.ko"
+        module = tmp_path / f"{hashlib.sha256(text).hexdigest()}.ko"  # it is called from two threads
         module.write_bytes(b"same" if same else text)
         return Built(change, {"videobuf-dma-sg": module})
 
