@@ -27,7 +27,7 @@ BROKEN = {  # altered driver: options of the program, and the rule that must fir
     "early-unpin-masked": ("--frames 8 --do ring-pin --at before", "missing-pin"),
 }
 REMAP = "--frames 8 --do remap --at done --from 1"
-MPROTECT = "--frames 10 --do mprotect --at active --from 2"
+MPROTECT = "--frames 10 --do mprotect --at queued --from 2"
 
 Play = Callable[..., Outcome]
 

@@ -27,7 +27,8 @@ print("counts", page_to_pfn(page).value_() == pfn, len(decode_page_flags(page)) 
 before = prog["jiffies"].value_()
 import time; time.sleep(0.2)
 print("stands", prog["jiffies"].value_() == before)
-print("buffer", buffer.page, buffer.pages, instruction.instruction.split()[0])
+print("buffer", 0 <= buffer.page < buffer.pages, buffer.pages, instruction.instruction.split()[0])
+print("place", page.index.value_() == (buffer.userptr >> 12) + buffer.page)
 print("processes", sum(1 for each in for_each_task(prog) if each.comm.string_() == b"vcap-capture") > 0)
 """
 
@@ -48,7 +49,8 @@ def test_a_prompt_at_the_first_violation_and_the_run_goes_on(
         "mapped True",
         "counts True True",
         "stands True",
-        "buffer 0 216 WRITE",
+        "buffer True 216 WRITE",
+        "place True",
         "processes True",
     ):
         assert answer in told, told
