@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * A memory hog: holds more memory than is free and keeps touching it, so that the kernel must swap.
+ * Memory pressure: a hog that holds more memory than is free and keeps touching it, so that the kernel must
+ * swap; or an act every so many milliseconds (pressure/rounds.c).
  *
- * Two processes: the hog offers itself to the OOM killer first of all, and a watcher that tells what became of
+ * The hog is two processes: one offers itself to the OOM killer first of all, and a watcher tells what became of
  * it. Output: one JSON object a line. Exit status: 0 ended by SIGTERM or SIGINT, 1 the hog was killed (out of
  * memory), 2 usage, 3 a call failed.
  */
 #define _GNU_SOURCE
+#include "pressure/rounds.h"
+
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
@@ -29,11 +32,14 @@ struct progress {
 };
 
 static const char usage[] =
-	"usage: vcap-pressure --hog MIB | --fill PERCENT\n"
+	"usage: vcap-pressure --hog MIB | --fill PERCENT | --pageout | --compact | --drop-caches | --sync\n"
 	"  --hog MIB       hold so much memory\n"
-	"  --fill PERCENT  hold that share of the memory that is available now (more than 100 forces swapping)\n";
+	"  --fill PERCENT  hold that share of the memory that is available now (more than 100 forces swapping)\n"
+	"  --pageout       in rounds: reclaim the memory of all programs that have a capture device open\n"
+	"  --compact, --drop-caches, --sync   in rounds: what the kernel has for it\n"
+	"  --every MS      between two rounds (50)\n";
 
-static volatile sig_atomic_t stop;
+volatile sig_atomic_t stop;
 
 static void on_signal(int number)
 {
@@ -62,7 +68,7 @@ static uint64_t proc_kib(const char *path, const char *name)
 	return value;
 }
 
-static void write_file(const char *path, const char *text)
+void write_file(const char *path, const char *text)
 {
 	FILE *file = fopen(path, "we");
 
@@ -141,50 +147,71 @@ static int watch(pid_t pid, const struct progress *p)
 	return 0;
 }
 
-static uint64_t parse(int argc, char **argv)
+struct wish {
+	uint64_t mib;
+	const char *rounds;
+	unsigned every_ms;
+};
+
+static void __attribute__((noreturn)) wrong(void)
+{
+	fputs(usage, stderr);
+	exit(2);
+}
+
+static struct wish parse(int argc, char **argv)
 {
 	static const struct option names[] = {
-		{ "hog", required_argument, NULL, 'h' }, { "fill", required_argument, NULL, 'f' }, { NULL, 0, NULL, 0 },
+		{ "hog", required_argument, NULL, 'h' },     { "fill", required_argument, NULL, 'f' },
+		{ "pageout", no_argument, NULL, 'r' },	     { "compact", no_argument, NULL, 'r' },
+		{ "drop-caches", no_argument, NULL, 'r' },   { "sync", no_argument, NULL, 'r' },
+		{ "every", required_argument, NULL, 'e' },   { NULL, 0, NULL, 0 },
 	};
-	uint64_t mib = 0, value;
+	struct wish wish = { .every_ms = 50 };
+	int option, index = 0;
+	uint64_t value = 0;
 	char *end;
-	int option;
 
-	while ((option = getopt_long(argc, argv, "", names, NULL)) != -1) {
-		value = optarg ? strtoul(optarg, &end, 10) : 0;
-		if (!optarg || *end || !value || value > 1000000) {
-			fputs(usage, stderr);
-			exit(2);
+	while ((option = getopt_long(argc, argv, "", names, &index)) != -1) {
+		if (option == 'r') {
+			wish.rounds = names[index].name;
+			continue;
 		}
-		mib = option == 'h' ? value : proc_kib("/proc/meminfo", "MemAvailable") / 1024 * value / 100;
+		value = optarg ? strtoul(optarg, &end, 10) : 0;
+		if (!optarg || *end || !value || value > 1000000)
+			wrong();
+		if (option == 'e')
+			wish.every_ms = (unsigned)value;
+		else
+			wish.mib = option == 'h' ? value : proc_kib("/proc/meminfo", "MemAvailable") / 1024 * value / 100;
 	}
-	if (!mib || optind < argc) {
-		fputs(usage, stderr);
-		exit(2);
-	}
-	return mib;
+	if (!wish.mib == !wish.rounds || optind < argc || (wish.rounds && !known_round(wish.rounds)))
+		wrong();
+	return wish;
 }
 
 int main(int argc, char **argv)
 {
 	struct sigaction action = { .sa_handler = on_signal };
-	uint64_t mib = parse(argc, argv);
+	struct wish wish = parse(argc, argv);
 	struct progress *p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	pid_t pid;
 
 	setvbuf(stdout, NULL, _IOLBF, 4096);
 	if (p == MAP_FAILED)
 		die(3, "mmap");
-	printf("{\"event\": \"start\", \"mib\": %llu, \"pid\": %d}\n", (unsigned long long)mib, getpid());
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGINT, &action, NULL);
+	if (wish.rounds)
+		return rounds(wish.rounds, wish.every_ms);
+	printf("{\"event\": \"start\", \"mib\": %llu, \"pid\": %d}\n", (unsigned long long)wish.mib, getpid());
 	pid = fork();
 	if (pid < 0)
 		die(3, "fork");
 	if (!pid) {
 		signal(SIGTERM, SIG_DFL);
 		signal(SIGINT, SIG_DFL);
-		hog(mib * PAGES_PER_MIB, p);
+		hog(wish.mib * PAGES_PER_MIB, p);
 	}
 	/* The watcher tells the end of the story: it must not be chosen in the hog's stead. */
 	write_file("/proc/self/oom_score_adj", "-900");

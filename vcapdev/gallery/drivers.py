@@ -7,7 +7,7 @@ who), and loaded again in the order of the image's ``/etc/modules``, with the va
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from vcapdev.image.modules import canonical
 from vcapdev.vm.agent import Agent
 
 DRIVER = "bttv"
+#: What :attr:`Drivers.current` is where somebody has loaded a module of his own.
+BY_HAND = "(by hand)"
 _DIRECTORY = "/tmp/vcap-modules"
 _TIMEOUT = 60.0  # seconds for one insmod or rmmod
 
@@ -113,6 +115,48 @@ class Drivers:
     def loaded(self) -> bool:
         """Whether nothing is missing."""
         return not self._missing
+
+    # -- by hand, one at a time; the next unload() and load() put everything right again
+
+    def unload_one(self, name: str) -> None:
+        """Unload one module, and all that use it before.
+
+        :raise DriverError: the guest cannot, or it is not loaded.
+        """
+        users = parse_users(self._agent.pull("/proc/modules").decode("ascii", "replace"))
+        if canonical(name) not in users:
+            raise DriverError(f"the module {name} is not loaded in the guest")
+        for each in with_users([canonical(name)], users):
+            self._command("rmmod", each)
+            self._missing += [one for one in self._listed if one.name == each]
+
+    def load_one(self, name: str, words: Sequence[str] = ()) -> None:
+        """Load one module of the image that was unloaded, and those that were unloaded with it before it.
+
+        :raise DriverError: the guest cannot, it is loaded already, or the image has none of that name.
+        """
+        if canonical(name) not in [one.name for one in self._listed]:
+            raise DriverError(f"the guest's image has no module {name}; push it: load(Path('{name}.ko'))")
+        if canonical(name) not in [one.name for one in self._missing]:
+            raise DriverError(f"the module {name} is loaded already")
+        for one in [one for one in self._listed if one in self._missing]:
+            wanted = one.name == canonical(name)
+            self._command("insmod", one.path, *one.parameters.split(), *(words if wanted else ()))
+            self._missing.remove(one)
+            if wanted:
+                break
+        if words:
+            self.current = BY_HAND
+
+    def insert(self, name: str, path: str, words: Sequence[str] = ()) -> None:
+        """Load the module in a file of the guest's.
+
+        :raise DriverError: the guest cannot.
+        """
+        self._command("insmod", path, *words)
+        self._missing = [one for one in self._missing if one.name != canonical(name)]
+        self._altered.append(canonical(name))
+        self.current = BY_HAND
 
     def _push(self, name: str, path: Path) -> str:
         remote = f"{_DIRECTORY}/{name}.ko"

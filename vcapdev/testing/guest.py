@@ -1,0 +1,529 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest with a card, as a test sees it: commands, files, modules, captures, memory pressure.
+
+::
+
+    with Guest(config_from({"kernel": "bookworm-6.1", "swap": "disk"})) as guest:
+        with guest.pressure("pageout", every="50ms"):
+            result = guest.capture(frames=50, size="768x576", format="YUYV")
+        assert result.intact == 50
+        guest.card.dma.assert_clean()
+
+Whatever waits here lets guest and device speak, and ends at once when either has died: with
+:class:`vcapdev.vm.watch.GuestCrash` where the guest's kernel failed. A complaint after which the guest goes
+on (a WARNING) ends no wait; it is in :attr:`Guest.complaints`, and whoever judges the test looks there.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from vcapdev.errors import GuestError, UsageError
+from vcapdev.gallery.drivers import Drivers
+from vcapdev.gallery.stage import expected_file
+from vcapdev.progress import Progress, Silent
+from vcapdev.run.capture import EXPECT, vmstat
+from vcapdev.run.device import DeviceProcess
+from vcapdev.run.pair import PATIENCE, Pair, WatchedVm
+from vcapdev.testing import pressure as pressing
+from vcapdev.testing.capture import CaptureOptions, CaptureResult, RunningCapture
+from vcapdev.testing.card import Card
+from vcapdev.testing.complaints import Complaint
+from vcapdev.testing.config import GuestConfig, did_you_mean
+from vcapdev.testing.modules import Variant, module_file, variant_of
+from vcapdev.testing.states import State, StateMachine
+from vcapdev.vm.agent import Agent, AgentGoneError, Process
+from vcapdev.vm.watch import GuestCrash
+
+_TURN = 0.02  # seconds between two looks
+_ATTACH = 30.0  # seconds for the checker to look at a kernel again; 1 on an idle machine
+_COMMAND = 60.0  # seconds for a command
+_MARK = 30.0  # seconds for a line to come back out of the kernel log
+
+Json = dict[str, Any]
+
+
+class GuestPair(Protocol):
+    """What is needed of ``vcapdev.run.pair.Pair``."""
+
+    @property
+    def device(self) -> DeviceProcess: ...
+    @property
+    def vm(self) -> WatchedVm: ...
+    def start(self) -> Agent: ...
+    def stop(self) -> None: ...
+    def why_gone(self, error: GuestError) -> GuestError: ...
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A guest and its device before they are started, and where the altered drivers for it come from."""
+
+    pair: GuestPair
+    variants: Callable[[GuestConfig], Variant]
+
+
+Opener = Callable[[GuestConfig, Path, Progress], Opened]
+
+
+def open_pair(config: GuestConfig, work: Path, progress: Progress) -> Opened:
+    """Prepare what a guest needs (nearly all of it comes from the cache), and put guest and device together.
+
+    :raise UsageError: a recipe, board or file that does not exist.
+    :raise SetupError: packages, network, disk, compiler.
+    """
+    from vcapdev.run.prepare import prepare
+
+    options = config.run_options()
+    prepared = prepare(options, progress)
+    return Opened(Pair(options, prepared, work), lambda wanted: variant_of(wanted, prepared, progress))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left behind."""
+
+    command: str
+    status: int  # exit status, or minus the number of the signal that ended it
+    stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended with status 0."""
+        return self.status == 0
+
+    @property
+    def lines(self) -> list[str]:
+        """Its standard output, line by line."""
+        return self.stdout.splitlines()
+
+
+class CommandError(GuestError):
+    """A command in the guest failed, and somebody had said that it must not."""
+
+
+class Guest:
+    """One guest and its card.
+
+    :param config: what it is made of, see :func:`vcapdev.testing.config.config_from`.
+    :param opener: makes guest and device; tests of vcapdev itself have one that boots nothing.
+    :ivar card: its card.
+    :ivar complaints: what its kernel complained about since the begin of the test.
+    """
+
+    def __init__(
+        self,
+        config: GuestConfig | None = None,
+        *,
+        opener: Opener = open_pair,
+        progress: Progress | None = None,
+    ) -> None:
+        self.config = config or GuestConfig()
+        self.card = Card(lambda: self._pair.device, self.turn, self._busy)
+        self.complaints: list[Complaint] = []
+        self._opener, self._progress = opener, progress or Silent()
+        self._opened: Opened | None = None
+        self._work: tempfile.TemporaryDirectory[str] | None = None
+        self._drivers: Drivers | None = None
+        self._processes: list[Process] = []
+        self._parameters: dict[str, str] = {}  # that the driver was loaded with
+        self._marks = 0
+        self._since = -1  # microseconds of guest time at which the test began
+        self._machine = StateMachine(
+            {
+                (State.OFF, State.BOOTING): self._open,
+                (State.BOOTING, State.SHELL): self._boot,
+                (State.BOOTING, State.OFF): self._close,
+                (State.SHELL, State.OFF): self._close,
+                (State.CRASHED, State.OFF): self._close,
+            }
+        )
+
+    # -- life
+
+    def __enter__(self) -> Guest:
+        self.transition(State.SHELL)
+        self.begin(self.config)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    @property
+    def state(self) -> State:
+        """Off, booting, shell or crashed."""
+        return self._machine.state
+
+    @property
+    def why_dead(self) -> str:
+        """What it died of, "" when it did not."""
+        return self._machine.why
+
+    def transition(self, goal: State | str) -> None:
+        """Bring it to "off", "booting" or "shell" from wherever it is; a dead one is booted afresh.
+
+        :raise GuestError: it does not come up.
+        :raise VcapdevError: what the machine lacks, or the configuration asks for in vain.
+        """
+        self._machine.transition(goal)
+
+    def stop(self) -> None:
+        """End guest and card; harmless when repeated."""
+        self._machine.transition(State.OFF)
+
+    def begin(self, config: GuestConfig | None = None, name: str = "") -> None:
+        """A test begins: the checker forgets, the clock and the driver are as ``config`` wants them.
+
+        :raise GuestError: it is not in the state "shell", or the driver cannot be exchanged.
+        """
+        wanted = config or self.config
+        with self._asked():
+            self._exchange(wanted)
+            self.config = wanted
+            self._device.call("new-scene", timeout=_ATTACH)
+            self.card.clock = wanted.clock
+            self.card.dma.reset()
+            self._since = self.mark(f"test {name}" if name else "a test begins")
+            self.complaints.clear()
+
+    def end(self) -> None:
+        """A test ends: its programs are ended, and what the kernel still has to say is heard.
+
+        :raise GuestError: the guest has died meanwhile.
+        """
+        with self._asked():
+            for process in [each for each in self._processes if each.status is None]:
+                process.kill(signal.SIGKILL)
+            self._until(lambda: not self._busy(), _COMMAND, "the test's programs to end")
+            self.hear_out()
+
+    def hear_out(self) -> None:
+        """Wait until everything that the kernel has said by now is known here.
+
+        :raise GuestCrash: it has failed for good.
+        """
+        with self._asked():
+            self.mark("heard")
+            end = time.monotonic() + PATIENCE
+            while self._vm.watch.pending and time.monotonic() < end:
+                self.turn()
+
+    def turn(self) -> None:
+        """Let guest and device speak, for a moment.
+
+        :raise GuestError: one of them has died.
+        """
+        with self._asked() as agent:
+            agent.pump(_TURN)
+            self._device.events()  # they are asked for at the end; here they only must not pile up
+
+    # -- commands and files
+
+    def run(self, command: str | Sequence[str], *, timeout: float = _COMMAND, check: bool = False) -> Result:
+        """Run a command to its end: text is for the guest's shell, a list is a program and its words.
+
+        :param check: whether another exit status than 0 is an error.
+        :raise CommandError: with ``check``, it failed.
+        :raise GuestTimeoutError: it did not end within ``timeout`` seconds (it is killed then).
+        :raise GuestCrash: the guest's kernel failed meanwhile.
+        """
+        words = _words(command)
+        with self._asked() as agent:
+            done = agent.run(words, timeout=timeout)
+        result = Result(command if isinstance(command, str) else shlex.join(words), *done)
+        if check and not result.ok:
+            last = (result.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise CommandError(f"{result.command!r} in the guest ended with status {result.status}: {last}")
+        return result
+
+    def spawn(
+        self, command: str | Sequence[str], *, on_stdout: Callable[[str], None] | None = None
+    ) -> Process:
+        """Start a command and go on; it is killed at the test's end. Its output is told line by line."""
+        with self._asked() as agent:
+            process = agent.spawn(_words(command), on_stdout=on_stdout)
+        self._processes.append(process)
+        return process
+
+    def wait(
+        self, done: Callable[[], bool], timeout: float = _COMMAND, what: str = "what the test waits for"
+    ) -> None:
+        """Let guest and device speak until ``done()``.
+
+        :raise GuestTimeoutError: after ``timeout`` seconds; ``what`` completes "waited ... s for".
+        """
+        with self._asked():
+            self._until(done, timeout, what)
+
+    def push(self, local: str | Path | bytes, remote: str, *, mode: int = 0o644) -> None:
+        """Copy a file of the host (text or path), or bytes, into the guest.
+
+        :raise UsageError: there is no such file.
+        :raise AgentError: the guest cannot write it.
+        """
+        if isinstance(local, str):
+            local = Path(local)
+        if isinstance(local, Path) and not local.is_file():
+            raise UsageError(f"push: {local} is no file")
+        with self._asked() as agent:
+            agent.push(local, remote, mode=mode)
+
+    def pull(self, remote: str, local: str | Path | None = None) -> bytes:
+        """The content of a guest's file (also below /proc and /sys); kept in ``local``, too, if given.
+
+        :raise AgentError: the guest cannot read it.
+        """
+        with self._asked() as agent:
+            data = agent.pull(remote)
+        if local is not None:
+            Path(local).write_bytes(data)
+        return data
+
+    # -- modules
+
+    def load(self, module: str | Path, **parameters: str | int) -> None:
+        """Load a module: one that was unloaded, another of the image by its name, or a file of the host.
+
+        :raise UsageError: the file is no module, or was built for another kernel.
+        :raise DriverError: the guest's kernel refuses it.
+        """
+        words = [f"{name}={value}" for name, value in parameters.items()]
+        with self._asked() as agent:
+            drivers = self._loaded()
+            if isinstance(module, Path) or "/" in module or module.endswith(".ko"):
+                file = module_file(Path(module), self.release)
+                remote = f"/tmp/{file.name}.ko"
+                agent.push(file.image, remote)
+                drivers.insert(file.name, remote, words)
+            else:
+                drivers.load_one(module, words)
+
+    def unload(self, module: str = "bttv") -> None:
+        """Unload a module and all that use it.
+
+        :raise DriverError: the guest's kernel refuses: it is in use, or not loaded.
+        """
+        with self._asked():
+            self._loaded().unload_one(module)
+
+    def modules(self) -> list[str]:
+        """Names of the modules that are loaded."""
+        text = self.pull("/proc/modules").decode("ascii", "replace")
+        return [line.split()[0] for line in text.splitlines() if line.strip()]
+
+    @property
+    def release(self) -> str:
+        """The kernel's, as ``uname -r`` has it."""
+        with self._asked() as agent:
+            return str((agent.hello or {}).get("release", ""))
+
+    # -- the kernel's log
+
+    def mark(self, text: str) -> int:
+        """Write a line into the kernel log and wait until it has come back: then all before it has, too.
+
+        :return: its time in microseconds since the guest's boot.
+        """
+        self._marks += 1
+        line = f"vcapdev: mark {self._marks}: {text}"[:200]
+        with self._asked() as agent:
+            agent.push(f"{line}\n".encode(), "/dev/kmsg")
+            self._until(lambda: self._marked(line) is not None, _MARK, "the guest's kernel log")
+        return self._marked(line) or 0
+
+    def dmesg(self, *, all_of_it: bool = False) -> str:
+        """The kernel log since the test's begin, or since the guest's boot; also of a guest that has died."""
+        if self.state is State.SHELL:
+            self.mark("dmesg")
+        return self.log_text(since=-1 if all_of_it else self._since)
+
+    def log_text(self, since: int = -1) -> str:
+        """What is known of the kernel log here, from a moment on (microseconds since boot)."""
+        if self._opened is None:
+            return ""
+        watch = self._vm.watch
+        last = watch.kmsg.records[-1].usec if watch.kmsg.records else -1
+        records = [*watch.kmsg.records, *(one for one in watch.console_log.records if one.usec > last)]
+        return "\n".join(
+            str(one) for one in records if one.usec >= since and not one.text.startswith("vcapdev: mark ")
+        )
+
+    # -- captures and pressure
+
+    def capture(self, frames: int = 10, *, timeout: float | None = None, **options: Any) -> CaptureResult:
+        """Capture ``frames`` frames, each compared with what the card sent.
+
+        Keywords are those of :class:`vcapdev.testing.capture.CaptureOptions`: ``io``, ``size``, ``format``,
+        ``norm``, ``field``, ``buffers``, ....
+
+        :raise UsageError: a keyword or a value that cannot be, or that the driver refuses.
+        :raise GuestError: the capture hangs, or the guest has died.
+        """
+        return self.start_capture(frames, **options).wait(timeout)
+
+    def start_capture(self, frames: int = 10, **options: Any) -> RunningCapture:
+        """The same, without waiting for its end."""
+        wanted = capture_options(frames, options)
+        norm = self.config.norm
+        with self._asked() as agent:
+            agent.push(expected_file(wanted.picture(norm)), EXPECT)
+            running = RunningCapture(wanted, self.turn)
+            running.process = agent.spawn(wanted.command(norm), on_stdout=running.line)
+        self._processes.append(running.process)
+        return running
+
+    def pressure(
+        self, kind: str, every: str | float | None = None, *, percent: int = 100
+    ) -> pressing.Pressure:
+        """Memory pressure for the length of a ``with`` block.
+
+        ``"pageout"`` swaps the memory of all programs out that have a capture device open, ``"hog"`` takes
+        ``percent`` of the available memory and keeps touching it, ``"compact"`` makes the kernel move
+        pages, ``"drop-caches"`` makes it let go of its caches, ``"sync"`` write dirty pages back.
+
+        :param every: the time between two rounds, such as ``"50ms"`` (the default; not for "hog").
+        :raise UsageError: no such kind, or a guest without the swap that it needs.
+        """
+        words = pressing.command(kind, every, percent, self.config.swap)
+
+        def spawn(argv: list[str], on_stdout: Callable[[str], None]) -> Process:
+            with self._asked() as agent:
+                return agent.spawn(argv, on_stdout=on_stdout)
+
+        return pressing.Pressure(words, spawn, self.turn, lambda: self.vmstat()["pswpout"])
+
+    def vmstat(self) -> dict[str, int]:
+        """The guest's /proc/vmstat."""
+        with self._asked() as agent:
+            return vmstat(agent)
+
+    # -- inside
+
+    @property
+    def _pair(self) -> GuestPair:
+        if self._opened is None:
+            self._machine.require(State.SHELL)
+            raise GuestError("the guest is off")
+        return self._opened.pair
+
+    @property
+    def _device(self) -> DeviceProcess:
+        return self._pair.device
+
+    @property
+    def _vm(self) -> WatchedVm:
+        return self._pair.vm
+
+    def _open(self) -> None:
+        self._work = tempfile.TemporaryDirectory(prefix="vcaptest-")
+        self._opened = self._opener(self.config, Path(self._work.name), self._progress)
+        self._vm.survives = self._survived
+
+    def _boot(self) -> None:
+        agent = self._pair.start()
+        self._drivers = Drivers(agent)
+
+    def _close(self) -> None:
+        opened, self._opened, self._drivers = self._opened, None, None
+        self._processes.clear()
+        try:
+            if opened is not None:
+                opened.pair.stop()
+        finally:
+            if self._work is not None:
+                self._work.cleanup()
+                self._work = None
+
+    def _survived(self, crash: GuestCrash) -> bool:
+        self.complaints.append(Complaint.of(crash))
+        return True
+
+    @contextmanager
+    def _asked(self) -> Iterator[Agent]:
+        """Around everything that needs a living guest: its death is noticed, and remembered."""
+        self._machine.require(State.SHELL)
+        try:
+            yield self._vm.agent
+        except GuestCrash as crash:
+            self._note_death(crash)
+            raise
+        except GuestError as error:
+            if self.state is State.CRASHED:
+                raise
+            if isinstance(error, AgentGoneError):
+                better = self._pair.why_gone(error)
+                self._note_death(better)
+                raise better from error
+            if not self._device.running or self._vm.poll() is not None:
+                self._note_death(error)
+            raise
+
+    def _note_death(self, error: GuestError) -> None:
+        if self.state is not State.CRASHED:
+            if isinstance(error, GuestCrash):
+                self.complaints.append(Complaint.of(error))
+            self._machine.died(str(error).rstrip("."))
+
+    def _until(self, done: Callable[[], bool], timeout: float, what: str) -> None:
+        self._vm.agent.wait_for(done, timeout, what)
+
+    def _busy(self) -> bool:
+        self._processes = [process for process in self._processes if process.status is None]
+        return bool(self._processes)
+
+    def _marked(self, line: str) -> int | None:
+        for record in reversed(self._vm.watch.kmsg.records):
+            if record.text == line:
+                return record.usec
+        return None
+
+    def _loaded(self) -> Drivers:
+        if self._drivers is None:
+            raise GuestError("the guest is off")
+        return self._drivers
+
+    def _exchange(self, wanted: GuestConfig) -> None:
+        """The driver that a test wants in the place of the one that is loaded."""
+        drivers = self._loaded()
+        assert self._opened is not None
+        name = wanted.variant
+        if name == drivers.current and drivers.loaded and wanted.parameters == self._parameters:
+            return
+        variant = self._opened.variants(wanted)
+        drivers.unload(variant)
+        drivers.load(name, variant, wanted.parameters)
+        self._parameters = dict(wanted.parameters)
+
+
+def _words(command: str | Sequence[str]) -> list[str]:
+    if isinstance(command, str):
+        return ["sh", "-c", command]
+    if not command or not all(isinstance(word, str) for word in command):
+        raise UsageError(f"a command is text, or a list of texts, not {command!r}")
+    return list(command)
+
+
+def capture_options(frames: int, options: Mapping[str, Any]) -> CaptureOptions:
+    """Keywords of ``guest.capture(...)``, checked.
+
+    :raise UsageError: an unknown one, or a value that cannot be.
+    """
+    known = list(CaptureOptions.__dataclass_fields__)
+    for key in options:
+        if key not in known:
+            raise UsageError(f"capture: there is no keyword {key!r}{did_you_mean(key, known)}")
+    if "pageout" in options:
+        given = options["pageout"]
+        options = {**options, "pageout": (given,) if isinstance(given, str) else tuple(given)}
+    wanted = CaptureOptions(frames=frames, **options)
+    wanted.check()
+    return wanted
