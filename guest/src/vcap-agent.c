@@ -72,6 +72,7 @@ static void dispatch(const struct header *h, uint8_t *payload)
 	case DATA: on_push_data(h->id, payload, h->length); break;
 	case END: on_push_end(h->id); break;
 	case PULL: on_pull(h->id, (char *)payload, h->length); break;
+	case RESTORED: on_restored(h->id, payload, h->length); break;
 	default: send_error(h->id, ENOSYS, "unknown request");
 	}
 }

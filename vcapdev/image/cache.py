@@ -12,6 +12,7 @@
     <cache>/resolutions/                which package versions a recipe stands for
     <cache>/probes/                     what QEMU and KVM answered when they were tried
     <cache>/kernels/                    tables of guests' kernels, unpacked (vcapdev.guestmm.learnt)
+    <cache>/snapshots/<key>/            entries: guests that have booted (vcapdev.vm.snapshot)
     <cache>/locks/                      one flock(2) file for each of the above
 
 A process keeps a shared lock on every entry that it was given until it ends, so that a prune elsewhere never
@@ -290,6 +291,21 @@ class Cache:
             return self.entry(kind, key, _must_exist)
         except FileNotFoundError:
             return None
+
+    def drop(self, kind: str, key: str) -> None:
+        """Remove an entry that turned out to be damaged; the next :meth:`entry` makes it again.
+
+        It is moved out of the way first: whoever uses it at this moment keeps the files that are open.
+        """
+        descriptor = self._held.pop((kind, key), None)
+        if descriptor is not None:
+            os.close(descriptor)
+        place = self.root / kind / key
+        with disk_errors(self.root):
+            grave = Path(tempfile.mkdtemp(dir=place.parent, prefix=f"{place.name}.tmp-"))
+            with contextlib.suppress(FileNotFoundError):
+                place.rename(grave / "dropped")
+            remove_tree(grave)
 
     def list(self) -> list[CacheItem]:
         """Everything in the cache, the largest first."""

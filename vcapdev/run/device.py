@@ -46,6 +46,11 @@ class DeviceProcess:
 
         :raise VcapdevError: what the process itself complained about.
         """
+        self.launch()
+        self.connect()
+
+    def launch(self) -> None:
+        """Start the process, without waiting until it has come so far that it can be talked to."""
         environment = dict(os.environ)
         here = str(Path(vcapdev.__file__).parent.parent)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [here, environment.get("PYTHONPATH", "")]))
@@ -54,6 +59,12 @@ class DeviceProcess:
                 self.command_line(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True, env=environment,
             )  # fmt: skip
+
+    def connect(self) -> None:
+        """Wait for its control channel; it then listens for QEMU.
+
+        :raise VcapdevError: what the process itself complained about.
+        """
         assert self._options.control is not None
         try:
             self._control = ControlClient.connect(self._options.control, _START, lambda: self.running)

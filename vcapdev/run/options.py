@@ -66,6 +66,7 @@ class RunOptions:
     memory: int = 256
     cpus: int = 1
     iommu: bool = False
+    cold: bool = True  # boot the guest; else it goes on from a snapshot
     lock: Path | None = None
     refresh: bool = False
     buffers: int = 4

@@ -12,17 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vcapdev.errors import GuestError
+from vcapdev.progress import Progress, Silent
 from vcapdev.run.device import DeviceProcess
 from vcapdev.run.options import RunOptions
 from vcapdev.run.prepare import Prepared
 from vcapdev.serve.options import ServeOptions
 from vcapdev.vm.agent import Agent
-from vcapdev.vm.commandline import VmConfig
+from vcapdev.vm.commandline import VmConfig, has_slot
 from vcapdev.vm.machine import Vm
+from vcapdev.vm.snapshot import snapshot_of
 from vcapdev.vm.watch import GuestCrash
 
 _BOOT = 180.0  # seconds; 6 on an idle machine without KVM
 _ATTACH = 30.0  # seconds for the checker to find the guest's kernel; 1 on an idle machine
+_LOOK = 0.005  # seconds between two questions whether the checker knows the kernel
 _TURN = 0.1  # seconds between two looks at whether all children live
 #: Seconds that buffers may stay pinned after the device was closed, and a failure be held back.
 PATIENCE = 3.0
@@ -52,11 +55,21 @@ class WatchedVm(Vm):
 
 
 class Pair:
-    """Device and guest. ``work`` is a directory for sockets and logs; its path must be short."""
+    """Device and guest. ``work`` is a directory for sockets and logs; its path must be short.
 
-    def __init__(self, options: RunOptions, prepared: Prepared, work: Path) -> None:
+    Unless ``options`` say ``cold``, the guest goes on from a snapshot, which is made now if there is none.
+
+    :raise SetupError: the snapshot cannot be made: a full disk. :raise GuestError: its guest did not boot.
+    """
+
+    def __init__(
+        self, options: RunOptions, prepared: Prepared, work: Path, progress: Progress | None = None
+    ) -> None:
         self.device = DeviceProcess(serve_options(options, work), work / "device.log")
-        self.vm = WatchedVm(vm_config(options, prepared, work), self.device)
+        config = vm_config(options, prepared, work)
+        if not options.cold and not options.shell:
+            config.snapshot = snapshot_of(config, progress if progress is not None else Silent())
+        self.vm = WatchedVm(config, self.device)
 
     def start(self) -> Agent:
         """Start device and guest, and wait until the guest answers and the checker knows its kernel.
@@ -65,12 +78,17 @@ class Pair:
 
         :raise GuestError: the guest did not come up.
         """
-        self.device.start()
+        self.device.launch()
+        if not has_slot(self.vm.config):
+            self.device.connect()
         self.vm.start()
+        if has_slot(self.vm.config):
+            self.device.connect()
+            self.vm.plug_card()
         agent = self.vm.wait_agent(_BOOT)
         end = time.monotonic() + _ATTACH
         while not self.device.call("check-status", timeout=_ATTACH)["attached"] and time.monotonic() < end:
-            agent.pump(_TURN)
+            agent.pump(_LOOK)
         return agent
 
     def stop(self) -> None:

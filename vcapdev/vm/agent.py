@@ -9,6 +9,7 @@ described in docs/agent.md.
 from __future__ import annotations
 
 import json
+import secrets
 import selectors
 import signal
 import socket
@@ -24,6 +25,7 @@ from vcapdev.vm.frames import Decoder, Frame, encode
 
 _TURN = 0.1  # seconds a pump waits at most before the watcher looks again
 _KEEP_OUTPUT = 4 << 20  # bytes of a process's output that are kept; the newest win
+_SEED = 64  # bytes of random numbers for a restored guest; its generators' keys have 32
 _LONGEST_LINE = 1 << 20  # bytes; a longer one is given out in pieces
 _LARGEST_FILE = 256 << 20  # bytes; the guest is not trusted to end
 
@@ -243,6 +245,18 @@ class Agent:
         self.send(Frame(ident, wire.PULL, remote.encode() + b"\0"))
         self._finish(ident, transfer, timeout, f"read {remote}")
         return bytes(transfer.data)
+
+    def restored(self, *, timeout: float = 30.0) -> None:
+        """Tell a guest that goes on from a snapshot what time it is, and give it random numbers of its own.
+
+        :raise AgentError: when the guest cannot set its clock or reseed its generators.
+        """
+        ident = self._new_id()
+        transfer = self._transfers[ident] = _Transfer()
+        now = time.time_ns()
+        payload = struct.pack("<QQ", *divmod(now, 1_000_000_000)) + secrets.token_bytes(_SEED)
+        self.send(Frame(ident, wire.RESTORED, payload))
+        self._finish(ident, transfer, timeout, "go on from a snapshot")
 
     def wait_for(self, done: Callable[[], bool], timeout: float, what: str) -> None:
         """Turn the pump until ``done()``.

@@ -7,11 +7,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from vcapdev.errors import UsageError
 
 AGENT_PORT = "vcap.agent"  # guest/src/vcap-agent.c looks for this name
+CARD_SLOT = "cardslot"  # id of the port behind which a card is plugged
 SWAP_SERIAL = "vcapswap"  # guest/init looks for this one
 MSG_TIMEOUT = 30000  # milliseconds; the client's default of 5000 is lost for good when exceeded once
 SOCKET_PATH_LIMIT = 107  # bytes, sockaddr_un
@@ -52,6 +53,8 @@ class VmConfig:
     extra_args: list[str] = field(default_factory=list)  # added behind QEMU's options
     iommu: bool = False  # an Intel vIOMMU between RAM and the devices
     interactive: bool = False  # a shell on this terminal instead of a console in a file
+    slot: bool = False  # the card's place is a slot that it is plugged into while the guest runs
+    snapshot: Path | None = None  # go on from this one (vcapdev.vm.snapshot), whose guest had a slot
 
     @property
     def console_log(self) -> Path:
@@ -96,28 +99,41 @@ def build_command_line(config: VmConfig) -> list[str]:
     return [
         *config.qemu.argv,
         *_machine(config),
+        *_start(config),
         *_iommu(config),
         *_console(config),
         *_channels(config),
         *_swap_disk(config),
-        *_card(config),
+        *(_slot() if has_slot(config) else _card(config)),
         *config.extra_args,
     ]
 
 
 def _machine(config: VmConfig) -> list[str]:
-    # RAM behind a sealed memfd: the device process maps it, and must be sure that it cannot shrink.
     # With rdrand the kernel has random numbers at once; without, mkswap waits a second for them.
-    size = f"{config.memory_mib}M"
     return [
         *("-name", "vcapdev", "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"),
         *("-machine", "q35,memory-backend=ram,vmport=off,usb=off", "-accel", config.accel),
         *("-cpu", "host" if config.accel == "kvm" else "qemu64,+rdrand"),
-        *("-smp", str(config.cpus), "-m", size),
-        *("-object", f"memory-backend-memfd,id=ram,size={size},share=on,seal=on"),
-        *("-kernel", str(config.kernel), "-initrd", str(config.initrd), "-append", kernel_parameters(config)),
+        *("-smp", str(config.cpus), "-m", f"{config.memory_mib}M", "-object", _ram(config)),
         *("-action", "reboot=shutdown" if config.interactive else "reboot=shutdown,shutdown=pause"),
     ]
+
+
+def _ram(config: VmConfig) -> str:
+    # RAM behind a sealed memfd: the device process maps it, and must be sure that it cannot shrink. Where it
+    # is saved or restored it is ours, and comes as standard input: that number is known beforehand.
+    size = f"size={config.memory_mib}M,share=on"
+    if has_slot(config):
+        return f"memory-backend-file,id=ram,{size},mem-path=/proc/self/fd/0"
+    return f"memory-backend-memfd,id=ram,{size},seal=on"
+
+
+def _start(config: VmConfig) -> list[str]:
+    if config.snapshot is not None:
+        return ["-incoming", "defer"]  # kernel and initramfs are in RAM
+    kernel, initrd = str(config.kernel), str(config.initrd)
+    return ["-kernel", kernel, "-initrd", initrd, "-append", kernel_parameters(config)]
 
 
 def _iommu(config: VmConfig) -> list[str]:
@@ -133,7 +149,8 @@ def _console(config: VmConfig) -> list[str]:
         # Ctrl-C goes to the guest; with mux=on, Ctrl-A X ends QEMU.
         backend = f"stdio,id=console,signal=off,mux=on,logfile={log}"
     else:
-        backend = f"file,id=console,path={log}"
+        append = ",append=on" if config.snapshot is not None else ""
+        backend = f"file,id=console,path={log}{append}"
     return ["-chardev", backend, "-serial", "chardev:console"]
 
 
@@ -157,14 +174,22 @@ def _swap_disk(config: VmConfig) -> list[str]:
 
 
 def _card(config: VmConfig) -> list[str]:
-    if config.card_socket is None:
-        return []
-    device = {
-        "driver": "vfio-user-pci",
-        "socket": {"type": "unix", "path": str(config.card_socket)},
-        "x-msg-timeout": MSG_TIMEOUT,
-    }
-    return ["-device", json.dumps(device)]
+    return [] if config.card_socket is None else ["-device", json.dumps(card_device(config.card_socket))]
+
+
+def card_device(socket: Path) -> dict[str, Any]:
+    """The card whose device process listens at ``socket``: options of ``-device``, or of device_add."""
+    address = {"type": "unix", "path": str(socket)}
+    return {"driver": "vfio-user-pci", "socket": address, "x-msg-timeout": MSG_TIMEOUT}
+
+
+def has_slot(config: VmConfig) -> bool:
+    """Whether the card is plugged while the guest runs: q35 allows that below a port only."""
+    return config.slot or config.snapshot is not None
+
+
+def _slot() -> list[str]:
+    return ["-device", f"pcie-root-port,id={CARD_SLOT},chassis=1"]
 
 
 def _check_swap(config: VmConfig) -> None:

@@ -17,14 +17,18 @@ from typing import IO, Any, Literal
 
 from vcapdev.errors import GuestError, SetupError
 from vcapdev.vm.agent import Agent
-from vcapdev.vm.commandline import VmConfig, build_command_line
+from vcapdev.vm.commandline import CARD_SLOT, VmConfig, build_command_line, card_device, has_slot
 from vcapdev.vm.console import ConsoleTail
 from vcapdev.vm.qmp import Qmp, QmpError
+from vcapdev.vm.ramimage import new_memory
+from vcapdev.vm.restore import Restore
 from vcapdev.vm.watch import CrashWatch, GuestCrash
 
+CARD = "card"  # QEMU's id of a card that was plugged
 State = Literal["off", "booting", "shell", "crashed", "stopped"]
 
 _CONNECT = 20.0  # seconds for QEMU to open its sockets; a loaded host needs a few
+_PLUG = 30.0  # seconds for QEMU and the device process to agree
 _QUIT = 2.0  # seconds for each step of the way from asking to killing
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -46,6 +50,7 @@ class Vm:
         self.state: State = "off"
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
+        self._memory: int | None = None
         self._agent: Agent | None = None
         self._qmp: Qmp | None = None
         self._made_swap = False
@@ -76,11 +81,27 @@ class Vm:
         self._make_swap_disk()
         self._save_terminal()
         self._log = self.config.qemu_log.open("wb")
+        restore = None if self.config.snapshot is None else Restore(self.config, self.watch)
+        try:
+            if has_slot(self.config):
+                self._memory = new_memory(self.config.memory_mib << 20)
+            self._process = self._run(command)
+            self.state = "booting"
+            if restore is not None:  # while QEMU starts
+                restore.fill(self.memory)
+            self._connect()
+            if restore is not None:
+                restore.go_on(self.qmp)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _run(self, command: list[str]) -> subprocess.Popen[bytes]:
         interactive = self.config.interactive
         try:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 command,
-                stdin=None if interactive else subprocess.DEVNULL,
+                stdin=None if interactive else subprocess.DEVNULL if self._memory is None else self._memory,
                 stdout=None if interactive else self._log,
                 stderr=self._log,
                 start_new_session=not interactive,
@@ -88,20 +109,35 @@ class Vm:
             )
         except OSError as error:
             raise SetupError(f"cannot run QEMU ({command[0]}): {error.strerror}") from error
-        self.state = "booting"
-        try:
-            self._connect()
-        except BaseException:
-            self.stop()
-            raise
+
+    @property
+    def memory(self) -> int:
+        """A descriptor of guest RAM; there is one where the guest has a slot, from start to end.
+
+        :raise GuestError: there is none.
+        """
+        if self._memory is None:
+            raise GuestError("the guest's RAM is QEMU's own, or gone")
+        return self._memory
+
+    def plug_card(self) -> None:
+        """Put the card into its slot; the guest finds it a moment later. Its device process must listen.
+
+        :raise GuestError: QEMU refuses.
+        """
+        if self.config.card_socket is not None:
+            device = card_device(self.config.card_socket) | {"id": CARD, "bus": CARD_SLOT}
+            self.qmp.execute("device_add", device, timeout=_PLUG)
 
     def wait_agent(self, timeout: float = 120.0) -> Agent:
-        """Wait until the guest has booted and its agent answers.
+        """Wait until the guest has booted, or goes on from its snapshot, and its agent answers.
 
         :raise GuestTimeoutError: when it does not within ``timeout`` seconds.
         :raise GuestCrash: when its kernel fails.
         """
         self.agent.greet(timeout)
+        if self.config.snapshot is not None:
+            self.agent.restored()
         self.state = "shell"
         return self.agent
 
@@ -225,6 +261,9 @@ class Vm:
             self._qmp.close()
         if self._log is not None:
             self._log.close()
+        if self._memory is not None:
+            os.close(self._memory)
+            self._memory = None
 
     def _clean_up(self) -> None:
         self._restore_terminal()

@@ -22,6 +22,7 @@ enum frame_type {
 	PULL = 5,     /* host: path; answered by DATA ..., END or ERROR */
 	DATA = 6,
 	END = 7,
+	RESTORED = 8, /* u64 seconds, u64 nanoseconds, random bytes; answered by DONE or ERROR */
 	SPAWNED = 16, /* u32 pid */
 	STDOUT = 17,
 	STDERR = 18,
@@ -72,5 +73,10 @@ void serve_pulls(void);
 int pulling(void);
 
 void write_file(const char *path, const char *text);
+
+/* ---- restored.c ---- */
+
+/* The guest goes on from a snapshot: what time it is, and something that no other guest knows. */
+void on_restored(uint32_t id, const uint8_t *payload, size_t length);
 
 #endif
