@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vcapdev.dma import Batch
 from vcapdev.dmacheck.breach import Breach
+from vcapdev.dmacheck.claims import Claims
 from vcapdev.dmacheck.extents import Extents
 from vcapdev.dmacheck.ledger import Record
 from vcapdev.dmacheck.look import BatchPages
@@ -33,7 +34,7 @@ from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.media import Media, shared_pages
 from vcapdev.guestmm.mediabuffer import MediaBuffer
 from vcapdev.guestmm.memory import PAGE_SHIFT
-from vcapdev.guestmm.pages import PageFacts, PageSet, head_pfns
+from vcapdev.guestmm.pages import PageFacts, PageSet
 from vcapdev.guestmm.rmap import ReverseMap
 from vcapdev.guestmm.structs import StructError
 
@@ -41,7 +42,7 @@ __all__ = ["CONTRACT_RULES", "Contract", "Watch"]
 
 _MAX_WATCHES = 4096
 _FIELDS = 2  # at which a buffer must be found given back: once may be a completion that overtook the card
-_SEARCH_EVERY = 50  # fields between two searches for holders of pins that are not known yet: a second
+_SEARCH_EVERY = 100  # fields between two searches for holders of pins that are not known yet: two seconds
 
 Ints = NDArray[np.int64]
 
@@ -55,6 +56,7 @@ class Contract:
     def __init__(self, kernel: Kernel, oddities: Oddities, former: Contract | None = None) -> None:
         self._kernel = kernel
         self._media = Media.of(kernel)
+        self._claims = Claims(kernel, self._media)
         self._watches: dict[int, Watch] = {}
         self._given_back: dict[tuple[int, int], set[int]] = {}  # by buffer: fields at which it was not owned
         self._short: dict[int, int] = {}  # pages that are short of pins: at which field that was first seen
@@ -272,9 +274,7 @@ class Contract:
 
     def _outside(self, watch: Watch, batch: Batch, pages: BatchPages) -> list[Breach]:
         if watch.outside is None:
-            ranges = watch.record.ranges
-            extents = Extents(watch.buffer)
-            watch.outside = extents.known and len(extents.outside(ranges[:, 0], ranges[:, 1]).pieces) > 0
+            watch.outside = not watch.all_inside() and _goes_outside(watch)
         if not watch.outside:
             return []
         found = Extents(watch.buffer).outside(batch.addr, batch.length)
@@ -302,7 +302,7 @@ class Contract:
             same = known is not None and not watch.short and np.array_equal(known[0].pins, facts.pins)
             anew = watch.short or not 0 <= field - self._asked < _SEARCH_EVERY
             self._asked = field if anew else self._asked
-            watch.claims = facts, known[1] if same and known is not None else self._claims(facts, anew=anew)
+            watch.claims = facts, known[1] if same and known is not None else self._claims.of(facts, anew=anew)
         rows = _short(facts, watch.claims[1])
         watch.short = len(rows) > 0
         rows = self._still_short(facts, rows, field)
@@ -314,6 +314,8 @@ class Contract:
 
     def _still_short(self, facts: PageFacts, rows: NDArray[np.intp], field: int) -> NDArray[np.intp]:
         """Those that were so at an earlier field: another holder may be giving up its pins right now."""
+        if not len(rows) and not self._short:
+            return rows
         short = set(facts.pfn[rows].tolist())
         for pfn in [pfn for pfn in self._short if pfn not in short]:
             if pfn in facts.pfn:
@@ -323,24 +325,11 @@ class Contract:
         first = [self._short.setdefault(pfn, field) for pfn in facts.pfn[rows].tolist()]
         return rows[np.array(first, dtype=np.int64) < field]
 
-    def _claims(self, facts: PageFacts, *, anew: bool = True) -> Ints:
-        """How many pins are accounted for by those who hold them, for each page or its compound page.
-
-        :param anew: whether holders may be new; whoever comes between two searches is found by the next.
-        """
-        large = bool(facts.large.any())
-        pages = head_pfns_of(self._kernel, facts.pfn) if large else facts.pfn
-        claims = np.zeros(len(pages), dtype=np.int64)
-        for held in self._media.pins(anew=anew):
-            own = np.sort(head_pfns_of(self._kernel, held) if large else held)
-            claims += np.searchsorted(own, pages, side="right") - np.searchsorted(own, pages)
-        return claims
-
     def _confirm_pins(self, breach: Breach, pages: BatchPages, buffer: MediaBuffer) -> list[str] | None:
         now = PageSet(self._kernel, pages.pages.pfns)
         now.read()
         facts = now.facts()
-        claims = self._claims(facts)
+        claims = self._claims.of(facts)
         rows = np.intersect1d(_short(facts, claims), breach.rows)
         if not len(rows):
             return None
@@ -380,10 +369,17 @@ def _short(facts: PageFacts, claims: Ints) -> NDArray[np.intp]:
     """Rows with fewer pins than are claimed; without any pin it is another rule's affair."""
     if len(claims) != len(facts.pfn):
         return np.zeros(0, dtype=np.intp)
-    result: NDArray[np.intp] = np.flatnonzero(
-        facts.pinned & ~facts.torn & facts.present & (facts.pins < claims)
-    )
+    rows = np.flatnonzero(facts.pins < claims)
+    if not len(rows):
+        return rows
+    result: NDArray[np.intp] = rows[(facts.pinned & ~facts.torn & facts.present)[rows]]
     return result
+
+
+def _goes_outside(watch: Watch) -> bool:
+    """Whether a program writes bytes that are not its buffer's, as far as that is known."""
+    extents, ranges = Extents(watch.buffer), watch.record.ranges
+    return extents.known and len(extents.outside(ranges[:, 0], ranges[:, 1]).pieces) > 0
 
 
 def _released(buffer: MediaBuffer) -> MediaBuffer:
@@ -392,11 +388,3 @@ def _released(buffer: MediaBuffer) -> MediaBuffer:
 
 def _given_back_text(buffer: MediaBuffer) -> str:
     return f"DMA write to a {buffer.framework} buffer in state {buffer.state_name}"
-
-
-def head_pfns_of(kernel: Kernel, pfns: Ints) -> Ints:
-    """The heads of compound pages, in the place of their tails."""
-    rows = kernel.vmemmap.gather(pfns).read()
-    tail = (rows[:, kernel.layout.head // 8] & np.uint64(1)) != 0
-    heads = head_pfns(kernel.vmemmap, kernel.layout.head_is_mask, pfns, rows, kernel.layout.head)
-    return np.where(tail, heads, pfns)

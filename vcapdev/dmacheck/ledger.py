@@ -17,7 +17,10 @@ MAX_PAGES = 1 << 14  # pages of one program or batch (64 MB)
 
 def pages_of(address: NDArray[np.uint64], length: NDArray[np.uint64]) -> Pfns:
     """The distinct page frames of pieces of memory, ascending; at most :data:`MAX_PAGES`."""
-    first, last = _ends_of(address, length)
+    return _pages_of(*_ends_of(address, length))
+
+
+def _pages_of(first: Pfns, last: Pfns) -> Pfns:
     if (last > first).any():
         first = np.concatenate([first, _spread(first, last)])
     return distinct(first)[:MAX_PAGES]
@@ -67,14 +70,17 @@ def _spread(first: Pfns, last: Pfns) -> Pfns:
 class Record:
     """A program and what it was promised. ``version`` grows whenever that is learnt anew.
 
-    ``pages`` are its pages ready for looks, while it is learned.
+    ``pages`` are its pages ready for looks, while it is learned; ``crosses`` tells whether any piece runs from
+    one page into the next.
     """
 
     def __init__(self, program: Program) -> None:
         self.id = program.id
         self.address = program.address
         self.ranges = np.asarray(program.ranges, np.uint64).reshape(-1, 2)
-        self.pfns = pages_of(self.ranges[:, 0], self.ranges[:, 1])
+        first, last = _ends_of(self.ranges[:, 0], self.ranges[:, 1])
+        self.crosses = bool((last > first).any())
+        self.pfns = _pages_of(first, last)
         self.version = 0
         self.learned = False
         self.kind = ""

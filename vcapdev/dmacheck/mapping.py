@@ -56,7 +56,7 @@ class UserPages:
         self.space, self.expected = space, buffer.pfns
         self._kernel, self._reverse = kernel, reverse
         first = buffer.userptr & ~(PAGE_SIZE - 1)
-        self.leaves = Leaves(kernel, space.top, first + (np.arange(len(buffer.pfns)) << PAGE_SHIFT))
+        self.leaves = Leaves.of_range(kernel, space.top, first, len(buffer.pfns))
         self.states = np.zeros(len(buffer.pfns), dtype=np.int8)
         self.any_lost = False
         # Pages that their owner may write to only after a fault, although his area is writable.
@@ -334,7 +334,7 @@ class Mappings:
 
         That a buffer was queued again is certain once another one has had its turn since.
         """
-        lost = pages.lost()
+        lost = pages.lost() if pages.any_lost else 0
         if not lost:
             self._turns.pop(buffer.key, None)
             return

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.pages import Bools, PageFacts, PageSet, Pfns, among
-from vcapdev.guestmm.vmemmap import Gather
+from vcapdev.guestmm.vmemmap import Gather, Peeks
 
 MAX_WATCHED = 1 << 16  # pages watched for their release: 32 buffers of the largest size have 17 000
 MAX_CHUNKS = 16  # looked at one by one; a queue of buffers is shorter
@@ -114,6 +114,8 @@ class PinTable:
         self._count = self._calm = 0
         self._sample: Gather | None = None
         self._sampled = b""
+        self._peeks: Peeks | None = None  # at all chunks together
+        self._peeked = b""  # when each was last found as it was before
         self.version = 0
         self.refused = 0  # pages that there was no room for
         self.added = np.zeros(0, dtype=np.intp)  # rows that the last add() has taken
@@ -176,6 +178,7 @@ class PinTable:
             self._chunks = [Chunk.joined(self._kernel, chunks)]
         self._count = sum(map(len, self._chunks))
         self._sample, self._sampled = None, b""
+        self._peeks, self._peeked = None, b""
         self._calm = 0
 
     def mark_written(self, pfns: Pfns) -> None:
@@ -195,6 +198,9 @@ class PinTable:
 
     def look(self) -> Release | None:
         """Look at all pages; those that are pinned no longer are returned once and watched no more."""
+        if self._peeks is not None and self._peeks.peek() == self._peeked:
+            self._rest()
+            return None
         released: list[Release] = []
         left: list[Chunk] = []
         for chunk in self._chunks:
@@ -207,10 +213,20 @@ class PinTable:
             if not gone.all():
                 left.append(chunk.kept(self._kernel, facts, ~gone, self._dirty_bit))
         if not released:
+            self._remember()
             self._rest()
             return None
         self._take(left)
         return Release.joined(released)
+
+    def _remember(self) -> None:
+        """Each chunk was just found as it was: next time one look will do for all."""
+        gathers = [chunk.pages.gather for chunk in self._chunks]
+        if not gathers:
+            return
+        if self._peeks is None or any(a is not b for a, b in zip(gathers, self._peeks.gathers, strict=True)):
+            self._peeks = Peeks(gathers)
+        self._peeked = b"".join(chunk.pages.peeked() for chunk in self._chunks)
 
     def _release(self, chunk: Chunk, facts: PageFacts, gone: Bools) -> Release:
         """Watch these pages of a chunk no more."""

@@ -11,7 +11,7 @@ from vcapdev.guestmm.pages import PageSet, Pfns
 from vcapdev.guestmm.pageview import state_labels
 
 _MAX_BATCHES = 1024  # of one field
-_MAX_SETS = 4  # a driver makes the programs of a frame's two fields at once
+_MAX_SETS = 64  # as many buffers as programs rotate over, and both fields of a frame write to the same
 _FIELDS_KEPT = 3  # the one under way and two complete ones: a frame
 
 

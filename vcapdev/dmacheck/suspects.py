@@ -48,6 +48,7 @@ class Suspects:
         self._rights = Rights.of(kernel)
         self._lru = kernel.flags.bit("swapbacked")
         self._programs: dict[int, _Suspect] = {}
+        self._judged: tuple[PageFacts, object, Pfns] | None = None  # facts, user's entries, and what came of it
 
     def learn(self, record: Record, facts: PageFacts, user: UserPages | None) -> None:
         """A program was learnt.
@@ -57,7 +58,7 @@ class Suspects:
         self._programs.pop(record.id, None)
         if record.kind != USER:
             return
-        crossed, denied = self._crossed(record, facts), self._denied(facts, user)
+        crossed, denied = self._crossed(record, facts), self._known_denied(facts, user)
         if len(crossed) or len(denied):
             if len(self._programs) >= _MAX_PROGRAMS:
                 self._programs.pop(next(iter(self._programs)))
@@ -119,12 +120,12 @@ class Suspects:
 
     def _crossed(self, record: Record, facts: PageFacts) -> Pfns:
         """Pages that a piece runs into although, by mapping and index, they do not follow the one before."""
+        if not record.crosses:
+            return _NONE
         first = (record.ranges[:, 0] >> np.uint64(PAGE_SHIFT)).astype(np.int64)
         end = record.ranges[:, 0] + np.maximum(record.ranges[:, 1], np.uint64(1)) - np.uint64(1)
         last = (end >> np.uint64(PAGE_SHIFT)).astype(np.int64)
         long = np.flatnonzero(last > first)
-        if not len(long):
-            return _NONE
         spans = zip(first[long].tolist(), last[long].tolist(), strict=True)
         borders = {pfn for low, high in spans for pfn in range(low, min(high, low + _MAX_BORDERS))}
         before = np.array(sorted(borders)[:_MAX_BORDERS], dtype=np.int64)
@@ -153,6 +154,13 @@ class Suspects:
 
     # Pages without a right to write (V15).
 
+    def _known_denied(self, facts: PageFacts, user: UserPages | None) -> Pfns:
+        """As :meth:`_denied`; the programs of a frame's two fields have the same pages."""
+        entries = None if user is None else user.leaves.words
+        if self._judged is None or self._judged[0] is not facts or self._judged[1] is not entries:
+            self._judged = facts, entries, self._denied(facts, user)
+        return self._judged[2]
+
     def _denied(self, facts: PageFacts, user: UserPages | None) -> Pfns:
         """Pages of files that nobody maps shared and writable; own pages that were never made writable."""
         usable = facts.pinned & facts.present & ~facts.torn
@@ -165,6 +173,8 @@ class Suspects:
             entries, pfns = user.leaves.entries, user.expected
             untouched = (entries & np.uint64(_BITS)) == np.uint64(PRESENT)
             untouched &= user.leaves.pfns() == pfns
+            if not untouched.any():
+                return denied
             own = usable & facts.anon & ~facts.ksm & ~facts.large & facts.has(self._lru)
             denied = np.union1d(denied, np.intersect1d(pfns[untouched], facts.pfn[own]))
         return denied

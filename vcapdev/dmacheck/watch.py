@@ -12,7 +12,8 @@ from vcapdev.dmacheck.ledger import Record
 from vcapdev.dmacheck.mapping import UserPages
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.mediabuffer import MediaBuffer
-from vcapdev.guestmm.pages import PageFacts
+from vcapdev.guestmm.memory import PAGE_SHIFT
+from vcapdev.guestmm.pages import PageFacts, among
 from vcapdev.guestmm.words import Reader, Words
 
 Ints = NDArray[np.int64]
@@ -42,6 +43,13 @@ class Watch:
         other = copy(self)
         other.record, other.outside, other.bad = record, None, False
         return other
+
+    def all_inside(self) -> bool:
+        """Whether the program writes to no other pages, and every byte of them is the buffer's."""
+        buffer = self.buffer
+        if buffer.extents is not None or buffer.offset or buffer.length != len(buffer.pfns) << PAGE_SHIFT:
+            return False
+        return bool(among(self.record.pfns, np.sort(buffer.pfns)).all())
 
     def quiet(self) -> bool:
         """Whether all words are what they were when the buffer was last the device's."""

@@ -23,7 +23,29 @@ _Entries = NDArray[np.uint64]
 _REGION = 21  # log2 of what one lowest table maps
 _STEADY = np.uint64(~(ACCESSED | DIRTY) & 0xFFFFFFFFFFFFFFFF)
 _FRAME = np.uint64(FRAME)
+_MAX_WALKS = 512
 _MAX_SWAPFILES = 23  # the least of all kernels; greater types are migration entries, markers and the like
+
+
+class _Walk:
+    """Where the entries that decide lie, and the entries of upper tables that led there."""
+
+    __slots__ = ("plain", "shift", "upper", "words")
+
+    def __init__(self, upper: dict[int, int], words: Words, shift: _Ints) -> None:
+        self.upper = np.array(list(upper.values()), dtype=np.uint64)
+        self.words, self.shift = words, shift
+        self.plain = bool((shift == PAGE_SHIFT).all())
+
+    def holds(self, words: _Entries) -> bool:
+        """Whether the upper tables still lead there, and no table came below where there was none."""
+        count = len(self.upper)
+        if ((words[:count] ^ self.upper) & _STEADY).any():
+            return False
+        if self.plain:
+            return True
+        present = (words[count:] & np.uint64(PRESENT | LARGE)) == PRESENT
+        return not ((self.shift > PAGE_SHIFT) & present).any()
 
 
 class Leaves:
@@ -33,16 +55,36 @@ class Leaves:
     :raise GuestReadError: when a table lies outside guest RAM.
     """
 
-    def __init__(self, kernel: Kernel, top: int, addresses: _Ints) -> None:
+    def __init__(self, kernel: Kernel, top: int, addresses: _Ints, walk: _Walk | None = None) -> None:
         self._kernel, self._top, self.addresses = kernel, top, addresses
-        self._follow()
+        self._pfns: _Ints | None = None
+        words = None if walk is None else walk.words.read()
+        if walk is None or words is None or not walk.holds(words):
+            walk = self._walked()
+            words = walk.words.read()
+        self._walk, self.words, self._bytes = walk, words, words.tobytes()
 
-    def _follow(self) -> None:
+    @classmethod
+    def of_range(cls, kernel: Kernel, top: int, first: int, count: int) -> Leaves:
+        """Those of ``count`` pages from ``first`` on. Where their entries lie is remembered.
+
+        A program that captures into the same memory again and again costs no further walk.
+        """
+        known = _walks(kernel)
+        key = top, first, count
+        addresses = first + (np.arange(count) << PAGE_SHIFT)
+        leaves = cls(kernel, top, addresses, known.get(key))
+        if len(known) >= _MAX_WALKS:
+            known.clear()
+        known[key] = leaves._walk
+        return leaves
+
+    def _walked(self) -> _Walk:
         place = np.zeros(len(self.addresses), dtype=np.int64)
-        self._shift = np.full(len(self.addresses), PAGE_SHIFT, dtype=np.int64)
+        shifts = np.full(len(self.addresses), PAGE_SHIFT, dtype=np.int64)
         upper: dict[int, int] = {}
         region = self.addresses >> _REGION
-        for number in np.unique(region).tolist():
+        for number in set(region.tolist()):
             rows = np.flatnonzero(region == number)
             *steps, (leaf, _, shift) = self._steps(number << _REGION)
             for above, entry, _ in steps:
@@ -50,11 +92,9 @@ class Leaves:
             place[rows] = leaf
             if shift == PAGE_SHIFT:
                 place[rows] += 8 * ((self.addresses[rows] >> PAGE_SHIFT) & (ENTRIES - 1))
-            self._shift[rows] = shift
-        self._upper = np.array(list(upper.values()), dtype=np.uint64)
-        self._words = Words(self._kernel, np.concatenate([np.array(list(upper), dtype=np.int64), place]))
-        self.words = self._words.read()
-        self._bytes = self.words.tobytes()
+            shifts[rows] = shift
+        words = Words(self._kernel, np.concatenate([np.array(list(upper), dtype=np.int64), place]))
+        return _Walk(upper, words, shifts)
 
     def _steps(self, address: int) -> Iterator[tuple[int, int, int]]:
         """Down the tables: physical address of each entry, the entry, and log2 of what is to be read there.
@@ -76,30 +116,37 @@ class Leaves:
 
     def read(self) -> bool:
         """Read all entries anew; whether any has changed."""
-        words = self._words.read()
+        words = self._walk.words.read()
         if words.tobytes() == self._bytes:
             return False
-        self.words, self._bytes = words, words.tobytes()
-        count = len(self._upper)
-        grown = (self._shift > PAGE_SHIFT) & ((words[count:] & np.uint64(PRESENT | LARGE)) == PRESENT)
-        if ((words[:count] ^ self._upper) & _STEADY).any() or grown.any():
-            self._follow()
+        if not self._walk.holds(words):
+            self._walk = self._walked()
+            words = self._walk.words.read()
+        self.words, self._bytes, self._pfns = words, words.tobytes(), None
         return True
 
     @property
     def entries(self) -> _Entries:
         """What was read last, one for each address."""
-        return self.words[len(self._upper) :]
+        return self.words[len(self._walk.upper) :]
 
     def pfns(self) -> _Ints:
         """The page frame that is mapped at each address, with or without rights; -1 for none."""
+        if self._pfns is None:
+            self._pfns = self._mapped()
+        return self._pfns
+
+    def _mapped(self) -> _Ints:
         entry = self.entries
         present = (entry & np.uint64(PRESENT)) != 0
-        large = self._shift > PAGE_SHIFT
+        if self._walk.plain and present.all():
+            return ((entry & _FRAME) >> np.uint64(PAGE_SHIFT)).view(np.int64)
+        shift = self._walk.shift
+        large = shift > PAGE_SHIFT
         hidden = ~present & ((entry & np.uint64(PROTNONE)) != 0)
         hidden |= ~present & large & ((entry & np.uint64(LARGE)) != 0)
         frame = np.where(hidden, ~entry, entry) & _FRAME
-        within = (np.int64(1) << (self._shift - PAGE_SHIFT)) - 1
+        within = (np.int64(1) << (shift - PAGE_SHIFT)) - 1
         pfn = (frame >> np.uint64(PAGE_SHIFT)).astype(np.int64) & ~within
         pfn |= (self.addresses >> PAGE_SHIFT) & within
         mapped = hidden | (present & (~large | ((entry & np.uint64(LARGE)) != 0)))
@@ -115,3 +162,11 @@ class Leaves:
         swap = (self.pfns() < 0) & (entry != 0) & ((entry & np.uint64(PRESENT)) == 0)
         value = np.where(kind < _MAX_SWAPFILES, (kind << 58) | offset, np.int64(-2))
         return np.where(swap, value, np.int64(-1))
+
+
+def _walks(kernel: Kernel) -> dict[tuple[int, int, int], _Walk]:
+    """The walks of a kernel's address spaces, by top table, first address and number of pages."""
+    found = kernel.cache.get("walks")
+    if not isinstance(found, dict):
+        found = kernel.cache["walks"] = {}
+    return found

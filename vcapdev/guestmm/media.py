@@ -10,6 +10,7 @@ Nothing here knows a driver: a queue is recognised by the framework's operations
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -47,6 +48,9 @@ class Framework(Protocol):
     def buffers(self, queue: int) -> list[MediaBuffer]:
         """The buffers of a queue that have memory."""
 
+    def numbered(self, queue: int, index: int) -> list[MediaBuffer]:
+        """The planes of the buffer of a queue that has this number, as far as they have memory."""
+
 
 class Media:
     """Finds queues and buffers. Queues are looked for anew only when a buffer is not found in the known ones.
@@ -66,6 +70,7 @@ class Media:
         self._lists: ScatterLists | None = None
         self._frameworks: dict[str, Framework] = {}
         self._files: OpenFiles | None = None
+        self._latest: tuple[int, int] | None = None  # queue and number of the buffer that was found last
 
     @classmethod
     def of(cls, kernel: Kernel) -> Media:
@@ -115,14 +120,30 @@ class Media:
         :param pfns: the program's pages, ascending.
         :param ends: the first and the last page that it writes, as a quick way to find its buffer.
         """
+        guess = self._next(pfns, ends)
+        if guess is not None:
+            return [guess]
         for anew in (False, True):
             buffers = self.buffers(anew=anew)
             found = _nearest(buffers, pfns, ends)
             if not found and self._bounces:
                 found = _nearest([self._as_bounced(buffer) for buffer in buffers], pfns, ends)
             if found:
+                self._latest = found[0].queue, found[0].index
                 return found
         return []
+
+    def _next(self, pfns: Pfns, ends: tuple[int, int]) -> MediaBuffer | None:
+        """Queues go round: the buffer after the last one, or the first, if it is just these pages'."""
+        if self._latest is None:
+            return None
+        queue, last = self._latest
+        for index in (last + 1, 0):
+            for buffer in self._read(queue, lambda framework: framework.numbered(queue, index)):
+                if _is_just(buffer, pfns, ends):
+                    self._latest = queue, index
+                    return buffer
+        return None
 
     @property
     def _bounces(self) -> bool:
@@ -158,10 +179,14 @@ class Media:
         return f"pid {known[1].pid} ({known[1].comm})" if known is not None else ""
 
     def _in(self, queue: int) -> list[MediaBuffer]:
+        return self._read(queue, lambda framework: framework.buffers(queue))
+
+    def _read(self, queue: int, read: Callable[[Framework], list[MediaBuffer]]) -> list[MediaBuffer]:
+        """What is read of a queue; one that does not exist any more is forgotten."""
         framework = self._queues[queue][0] if queue in self._queues else None
         try:
             if framework is not None and framework.alive(queue):
-                return framework.buffers(queue)
+                return read(framework)
         except (GuestReadError, StructError, BtfError):
             pass
         self._queues.pop(queue, None)
@@ -205,6 +230,14 @@ class Media:
             first = 0
         changed, self._modules = first != self._modules, first
         return changed
+
+
+def _is_just(buffer: MediaBuffer, pfns: Pfns, ends: tuple[int, int]) -> bool:
+    """Whether a buffer is the device's, and has these pages and no others."""
+    own = buffer.pfns
+    if not buffer.owned or buffer.bounced or len(own) != len(pfns) or own[0] != ends[0]:
+        return False
+    return bool((np.sort(own) == pfns).all())
 
 
 def _nearest(buffers: list[MediaBuffer], pfns: Pfns, ends: tuple[int, int]) -> list[MediaBuffer]:

@@ -112,13 +112,13 @@ class PageSet:
 
     def _use(self, gather: Gather, words: NDArray[np.intp]) -> None:
         gather.watch(words)
-        self._gather, self._watched = gather, words
+        self.gather, self._watched = gather, words
         self.peek = gather.peek  # the relevant words as bytes; nothing is kept
 
     def read(self) -> Rows:
         """Rows of all pages, then of the companions, as they are now; the array is re-used."""
         self._facts = self._peeked = None
-        return self._gather.read()
+        return self.gather.read()
 
     def peeked(self) -> bytes:
         """What :meth:`peek` would have given for the rows that were read last."""
@@ -136,7 +136,7 @@ class PageSet:
     @property
     def rows(self) -> Rows:
         """What was read last; the first ``len(self)`` rows are the pages' own."""
-        return self._gather.rows
+        return self.gather.rows
 
     def facts(self) -> PageFacts:
         """Decode what was read last. Reads anew when a page has become part of a compound page since."""
@@ -146,10 +146,10 @@ class PageSet:
 
     def _decoded(self) -> PageFacts:
         layout, n = self._kernel.layout, len(self.pfns)
-        own = self._gather.rows[:n]
+        own = self.gather.rows[:n]
         head_bit = np.uint64(self._kernel.flags.bit("head"))
         tail = (own[:, layout.head // 8] & np.uint64(1)) != 0
-        large = (tail | ((own[:, layout.flags // 8] & head_bit) != 0)) & self._gather.present[:n]
+        large = (tail | ((own[:, layout.flags // 8] & head_bit) != 0)) & self.gather.present[:n]
         if not large.any():
             return self._decode(own, large, np.zeros(n, dtype=bool), None)
         heads = np.where(
@@ -173,7 +173,7 @@ class PageSet:
         n, k = len(self.pfns), len(self._heads)
         which = np.minimum(np.searchsorted(self._heads, heads), k - 1)
         known = self._heads[which] == heads
-        rows, present = self._gather.rows, self._gather.present
+        rows, present = self.gather.rows, self.gather.present
         effective = np.where(large & known, n + which, np.arange(n))
         state = rows[effective]
         link = state[:, self._kernel.layout.head // 8]
@@ -185,9 +185,9 @@ class PageSet:
         layout = self._kernel.layout
         if layout.pins is None:
             return None
-        counts = _int32(self._gather.rows[n + k : n + 2 * k], layout.pins.offset)
+        counts = _int32(self.gather.rows[n + k : n + 2 * k], layout.pins.offset)
         if layout.pins.first_order > 1 and layout.order is not None:
-            row, byte = self._gather.rows[n + 2 * k :], layout.order[1]
+            row, byte = self.gather.rows[n + 2 * k :], layout.order[1]
             order = (row[:, byte // 8] >> np.uint64(8 * (byte % 8))) & np.uint64(0xFF)
             counts = np.where(order >= layout.pins.first_order, counts, _NONE)
         return counts[which]
@@ -202,7 +202,7 @@ class PageSet:
             pins = np.where(large & (separate != _NONE), separate, pins)
         return PageFacts(
             pfn=self.pfns,
-            present=self._gather.present[: len(self.pfns)],
+            present=self.gather.present[: len(self.pfns)],
             torn=torn,
             large=large,
             flags=state[:, layout.flags // 8] & np.uint64(self._kernel.flags.mask),

@@ -96,26 +96,38 @@ class Vb2:
 
     def buffers(self, queue: int) -> list[MediaBuffer]:
         """The buffers of a queue that have memory; one that makes no sense is left out."""
-        reader, first, count = self._reader, queue + self._queue["bufs"], self._slots
-        if self._count is not None:
-            first = reader.u64(first)
-            count = min(reader.u32(queue + self._count), _MAX_BUFFERS)
+        first, count = self._array(queue)
         if not first:
             return []
-        allocator = self._allocator(reader.u64(queue + self._queue["mem_ops"]))
         found: list[MediaBuffer] = []
-        for index, address in enumerate(reader.words(first, count).tolist()):
+        for index, address in enumerate(self._reader.words(first, count).tolist()):
             try:
                 if address:
-                    found += self._planes(queue, first + 8 * index, address, allocator)
+                    found += self._planes(queue, first + 8 * index, address)
             except GuestReadError:
                 continue
         return found
 
-    def _planes(self, queue: int, slot: int, address: int, allocator: str) -> Iterator[MediaBuffer]:
+    def numbered(self, queue: int, index: int) -> list[MediaBuffer]:
+        """The planes of the buffer of a queue that has this number, as far as they have memory."""
+        first, count = self._array(queue)
+        if not first or not 0 <= index < count:
+            return []
+        address = self._reader.u64(first + 8 * index)
+        return list(self._planes(queue, first + 8 * index, address)) if address else []
+
+    def _array(self, queue: int) -> tuple[int, int]:
+        """Address and number of a queue's pointers to buffers."""
+        reader, first = self._reader, queue + self._queue["bufs"]
+        if self._count is None:
+            return first, self._slots
+        return reader.u64(first), min(reader.u32(queue + self._count), _MAX_BUFFERS)
+
+    def _planes(self, queue: int, slot: int, address: int) -> Iterator[MediaBuffer]:
         head, at = self._reader.read(address, self._head_size), self._buffer
         if _u64(head, at["vb2_queue"]) != queue:
             return
+        allocator = self._allocator(self._reader.u64(queue + self._queue["mem_ops"]))
         memory = _MEMORY.get(_u32(head, at["memory"]), "")
         for plane in range(min(_u32(head, at["num_planes"]), _MAX_PLANES)):
             start = at["planes"] + plane * self._plane_size

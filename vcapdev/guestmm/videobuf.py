@@ -8,8 +8,10 @@ magic number, and so does every buffer and everything behind it: what bears the 
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.mediabuffer import KERNEL, MAX_BUFFER_PAGES, MMAP, OVERLAY, USERPTR, MediaBuffer
@@ -29,6 +31,15 @@ _OWNED = frozenset((2, 3))  # queued, active
 _MEMORY = {1: MMAP, 2: USERPTR, 3: OVERLAY}  # enum v4l2_memory
 _OPENER_WORDS = 1024  # of what a driver keeps for an opener: two queues and more
 _KERNEL_HALF = 0xFFFFFFFF80000000  # where kernel and modules are, and so all operations
+
+
+class _Known(NamedTuple):
+    """A buffer, and the bytes that it was read from."""
+
+    head: bytes
+    dma: bytes
+    pages: bytes
+    buffer: MediaBuffer
 
 
 class Videobuf:
@@ -51,7 +62,7 @@ class Videobuf:
         )
         self._kernel, self._lists = kernel, ScatterLists(kernel)
         self._operations: dict[int, bool] = {}
-        self._known: dict[int, tuple[bytes, MediaBuffer]] = {}
+        self._known: dict[int, _Known] = {}
 
     def queues(self, private: int) -> list[int]:
         """Addresses of the queues that a driver keeps in what it has for an opener."""
@@ -96,6 +107,15 @@ class Videobuf:
                 found.append(buffer)
         return found
 
+    def numbered(self, queue: int, index: int) -> list[MediaBuffer]:
+        """The buffer of a queue that has this number, if it has memory."""
+        if not 0 <= index < VIDEO_MAX_FRAME:
+            return []
+        slot = queue + self._queue["bufs"] + 8 * index
+        address = self._reader.u64(slot)
+        found = self._of(queue, slot, index, address) if address else None
+        return [found] if found is not None else []
+
     def _of(self, queue: int, slot: int, index: int, address: int) -> MediaBuffer | None:
         reader, at = self._reader, self._buffer
         head = reader.read(address, at["priv"] + 8)
@@ -106,15 +126,19 @@ class Videobuf:
         if _u32(dma, 0) != _MAGIC_SG_MEM or _u32(dma, _DMA_AT) != _MAGIC_DMABUF:
             return None
         pages = self._pages(dma[_DMA_AT:])
-        print_of_all = head + dma + pages
         known = self._known.get(address)
-        if known is None or known[0] != print_of_all:
-            number = -1 if index == VIDEO_MAX_FRAME else index
-            buffer = self._make(queue, slot, number, address, memory + _DMA_AT, head, dma[_DMA_AT:], pages)
-            known = self._known[address] = (print_of_all, buffer)
-            if len(self._known) > 1024:
-                self._known.clear()
-        return known[1]
+        if known is not None and known.pages == pages and known.head == head and known.dma == dma:
+            return known.buffer
+        pfns = known.buffer.pfns if known is not None and known.pages == pages else self._pfns(pages)
+        number = -1 if index == VIDEO_MAX_FRAME else index
+        buffer = self._make(queue, slot, number, address, memory + _DMA_AT, head, dma[_DMA_AT:], pfns)
+        if len(self._known) > 1024:
+            self._known.clear()
+        self._known[address] = _Known(head, dma, pages, buffer)
+        return buffer
+
+    def _pfns(self, pages: bytes) -> NDArray[np.int64]:
+        return self._reader.pfns(np.frombuffer(pages, dtype="<u8"))
 
     def _pages(self, dma: bytes) -> bytes:
         """The pointers to its pages, as far as they are pages of RAM."""
@@ -141,7 +165,7 @@ class Videobuf:
         dma_at: int,
         head: bytes,
         dma: bytes,
-        pages: bytes,
+        pfns: NDArray[np.int64],
     ) -> MediaBuffer:
         at = self._buffer
         base, count = _u64(head, at["baddr"]), _u64(dma, self._dma["nr_pages"])
@@ -149,7 +173,6 @@ class Videobuf:
         user = base != 0 and not bus and not _u64(dma, self._dma["vaddr_pages"])
         length = _u64(head, at["bsize"]) if user else count * PAGE_SIZE
         memory = _MEMORY.get(_u32(head, at["memory"]), USERPTR) if user else OVERLAY if bus else KERNEL
-        pfns = self._reader.pfns(np.frombuffer(pages, dtype="<u8"))
         offset = base & (PAGE_SIZE - 1) if user else 0
         mapped = _u32(dma, self._dma["sglen"]) > 0 and _u64(dma, self._dma["sglist"]) != 0
         watched = [slot, address + at["baddr"], address + at["bsize"], address + at["priv"]]

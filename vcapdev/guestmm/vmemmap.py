@@ -77,6 +77,30 @@ class Gather:
         return self.read()[:, self._chosen].tobytes()
 
 
+class Peeks:
+    """Several gathers peeked at together: one copy in the place of many.
+
+    :param gathers: at least one; their words must not be chosen anew while this is in use.
+    """
+
+    __slots__ = ("_flat", "_peeked", "_words", "gathers")
+
+    def __init__(self, gathers: Sequence[Gather]) -> None:
+        self.gathers = gathers
+        first = gathers[0]
+        same = all(gather._source is first._source for gather in gathers)
+        self._flat = first._flat if same else None
+        self._words = np.concatenate([gather._words for gather in gathers])
+        self._peeked = np.zeros(len(self._words), dtype=np.uint64)
+
+    def peek(self) -> bytes:
+        """What all of them would give, one after another."""
+        if self._flat is not None:
+            self._flat.take(self._words, None, self._peeked, "clip")
+            return self._peeked.tobytes()
+        return b"".join(gather.peek() for gather in self.gathers)
+
+
 class Vmemmap:
     """Where the struct page of every page frame lies in guest RAM.
 
