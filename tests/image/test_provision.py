@@ -366,9 +366,9 @@ def test_an_interrupted_download_is_resumed(
     del server.stall_after[deb.name]
     assert (run_tree(cache) / "usr/share/big").stat().st_size == 400_000
     ranges = [asked for _, asked in server.fetched(r"tool_1.0")]
-    assert len(ranges) == 2
     assert ranges[0] == ""
-    assert ranges[1].startswith("bytes=1")
+    assert len(ranges) > 1
+    assert all(each.startswith("bytes=1") for each in ranges[1:]), ranges  # apt may have to ask twice
 
 
 def _wait_for(look: Callable[[], T | None], what: str) -> T:
