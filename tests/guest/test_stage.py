@@ -3,35 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from vcapdev.gallery import matrix
 from vcapdev.gallery.hand import scene_of
 from vcapdev.gallery.scene import Expectation, Outcome, Scene
 from vcapdev.gallery.stage import Stage
-from vcapdev.image.kbuild import build_mutant
 from vcapdev.image.mutants import find_mutant
-from vcapdev.image.recipe import load_recipe
-from vcapdev.progress import Silent
 from vcapdev.run.capture import EXPECT
-from vcapdev.run.options import RunOptions
-from vcapdev.run.prepare import Prepared
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.parametrize("stage", ["bookworm-6.1"], indirect=True)]
 
-OPTIONS = RunOptions()
 MUTANTS = ("last-page-unpinned", "leak")
 CAPTURE = ("vcap-capture", "--expect", EXPECT, "--frames", "10")
-
-
-@pytest.fixture(scope="module")
-def stage(prepared: Prepared) -> Iterator[Stage]:
-    recipe = load_recipe(OPTIONS.kernel)
-    built = {name: build_mutant(recipe, prepared.guest, name, Silent()) for name in MUTANTS}
-    with Stage(OPTIONS, prepared, built.__getitem__) as stage:
-        yield stage
 
 
 def stock(name: str, **changes: object) -> Scene:
@@ -40,6 +24,7 @@ def stock(name: str, **changes: object) -> Scene:
 
 def test_mutants_are_caught_and_do_not_taint_what_follows_in_the_same_boot(stage: Stage) -> None:
     played: list[Outcome] = []
+    boots = stage.boots + (not stage.up)
     for name in MUTANTS:
         mutant = find_mutant(name)
         outcome = stage.run_scene(scene_of(mutant))
@@ -47,8 +32,20 @@ def test_mutants_are_caught_and_do_not_taint_what_follows_in_the_same_boot(stage
         assert row.good, matrix.table([row])
         played += [outcome, stage.run_scene(stock(f"after {name}"))]
     assert [each.shortfalls() for each in played] == [[]] * 4
-    assert stage.boots == 1
+    assert stage.boots == boots
     assert [each.status["verdicts"] for each in played[1::2]] == [{}, {}]
+
+
+def test_a_crash_is_told_and_the_next_scene_gets_a_fresh_guest(stage: Stage) -> None:
+    boots = stage.boots + (not stage.up)
+    crash = Scene(
+        "crash", "a panic by hand", ("sh", "-c", "echo c > /proc/sysrq-trigger"), expect=Expectation()
+    )
+    outcome = stage.run_scene(crash)
+    assert "the guest's kernel failed" in outcome.trouble
+    assert [report.kind for report in outcome.failures] == ["panic"]
+    assert stage.run_scene(stock("after the crash")).shortfalls() == []
+    assert stage.boots == boots + 1
 
 
 def test_setup_and_files_come_before_the_program_and_teardown_after(stage: Stage) -> None:
@@ -62,15 +59,3 @@ def test_setup_and_files_come_before_the_program_and_teardown_after(stage: Stage
     failing = stage.run_scene(stock("without a file", setup=("cat /tmp/given",)))
     assert "shell lines ended with status 1" in failing.trouble
     assert not stage.up
-
-
-def test_a_crash_is_told_and_the_next_scene_gets_a_fresh_guest(stage: Stage) -> None:
-    boots = stage.boots
-    crash = Scene(
-        "crash", "a panic by hand", ("sh", "-c", "echo c > /proc/sysrq-trigger"), expect=Expectation()
-    )
-    outcome = stage.run_scene(crash)
-    assert "the guest's kernel failed" in outcome.trouble
-    assert [report.kind for report in outcome.failures] == ["panic"]
-    assert stage.run_scene(stock("after the crash")).shortfalls() == []
-    assert stage.boots == boots + 2

@@ -122,9 +122,13 @@ def play_kernel(
                 yield Answer(cell, table.expected(cell), why=f"senseless: {reason}")
                 continue
             screen.live(f"{cell.name} (guest {stage.boots})")
-            scene = table.scene(cell, chosen[cell.driver])
-            scene = with_modules(Lookalike(scene, (), (), modules=table.modules(cell)), prepared)
-            yield judge(table, cell, stage.run_scene(scene))
+            yield play_cell(table, cell, chosen[cell.driver], stage)
+
+
+def play_cell(table: Table, cell: Cell, variant: str | None, stage: Stage) -> Answer:
+    """One cell, with the driver of that name among the stage's, None for the kernel's own."""
+    scene = Lookalike(table.scene(cell, variant), (), (), modules=table.modules(cell))
+    return judge(table, cell, stage.run_scene(with_modules(scene, stage.prepared)))
 
 
 def driver_for(

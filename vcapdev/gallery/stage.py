@@ -86,7 +86,7 @@ class Stage:
         self.machine = machine or Machine()
         self.options = _with_machine(options, self.machine)
         self.boots = 0
-        self._prepared, self._variants = prepared, variants
+        self.prepared, self.variants = prepared, variants
         self._stack = ExitStack()
         self._pair: Pair | None = None
         self._drivers: Drivers | None = None
@@ -153,7 +153,7 @@ class Stage:
         self.boots += 1
         work = self._root / str(self.boots)
         work.mkdir()
-        pair = self._pair = Pair(self.options, self._prepared, work)
+        pair = self._pair = Pair(self.options, self.prepared, work)
         try:
             agent = pair.start()
             self._drivers = Drivers(agent)
@@ -168,7 +168,7 @@ class Stage:
         drivers = self._drivers
         assert drivers is not None
         if scene.modules != drivers.current or scene.unload or scene.parameters:
-            modules = self._variants(scene.modules) if scene.modules is not None else {}
+            modules = self.variants(scene.modules) if scene.modules is not None else {}
             drivers.unload(modules)
             drivers.load(scene.modules, modules, scene.parameters)
         pair.device.call("new-scene", timeout=_ATTACH)
@@ -235,7 +235,7 @@ class Stage:
         self._shell(agent, scene.teardown)
         outcome.pins_left = self._settle(pair, agent, outcome)
         if scene.unload and self._drivers is not None:
-            self._drivers.unload(self._variants(scene.modules) if scene.modules else None)
+            self._drivers.unload(self.variants(scene.modules) if scene.modules else None)
             self._drivers.load(None, {}, {})
         self._hear_out(pair, agent, outcome)
 
