@@ -63,3 +63,7 @@ class GuestError(VcapdevError):
 
 class InconclusiveError(GuestError):
     """The run ended, but proves nothing (no page was swapped, the checker could not attach, ...)."""
+
+
+class ViolationError(AssertionError):
+    """In a test: findings or complaints that came and should not have, or the other way round."""

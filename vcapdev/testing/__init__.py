@@ -22,8 +22,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vcapdev.errors import ViolationError
     from vcapdev.testing.capture import CaptureResult, RunningCapture
-    from vcapdev.testing.card import Card, RegisterValue, ViolationError
+    from vcapdev.testing.card import Card, RegisterValue
     from vcapdev.testing.complaints import Complaint
     from vcapdev.testing.config import GuestConfig, config_from
     from vcapdev.testing.guest import CommandError, Guest, Result
@@ -42,7 +43,6 @@ _PLACES = {
     "Result": "guest",
     "RunningCapture": "capture",
     "State": "states",
-    "ViolationError": "card",
     "config_from": "config",
 }
 
@@ -64,6 +64,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "ViolationError":
+        return importlib.import_module("vcapdev.errors").ViolationError
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

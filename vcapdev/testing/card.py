@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from vcapdev.bt878.registers import REGISTERS
-from vcapdev.errors import GuestError, InconclusiveError, UsageError
+from vcapdev.errors import GuestError, InconclusiveError, UsageError, ViolationError
 from vcapdev.fields import Register
 from vcapdev.report.model import Verdict
 from vcapdev.run.pair import PATIENCE
@@ -34,10 +34,6 @@ class Device(Protocol):
     """What is needed of ``vcapdev.run.device.DeviceProcess``."""
 
     def call(self, command: str, *, timeout: float = 10, **arguments: Any) -> Json: ...
-
-
-class ViolationError(AssertionError):
-    """Findings that came and should not have, or the other way round."""
 
 
 class RegisterValue(int):

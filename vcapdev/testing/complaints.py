@@ -39,9 +39,11 @@ class Complaint:
         return cls(crash.kind, crash.title, crash.kernel_log, crash.fatal)
 
     def allowed(self, patterns: Sequence[str]) -> bool:
-        """Whether a test allows it: by its kind, or by a glob over its title. A dead guest never is."""
-        if self.fatal:
-            return False
+        """Whether a test allows it. The death of the guest never is."""
+        return not self.fatal and self.matches(patterns)
+
+    def matches(self, patterns: Sequence[str]) -> bool:
+        """Whether one of them means it: by its kind, or by a glob over its title."""
         return any(pattern == self.kind or fnmatchcase(self.title, pattern) for pattern in patterns)
 
 

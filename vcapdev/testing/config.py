@@ -35,6 +35,7 @@ class GuestOptions(TypedDict, total=False):
     board: str
     revision: int
     norm: str
+    cold: bool
     clock: str
     mutant: str
     modules: Sequence[str | Path]
@@ -60,6 +61,7 @@ class GuestConfig:
     :ivar board: the board that the card is, None for the default (``vcapdev list boards``).
     :ivar revision: PCI revision of the chip, 0x11 or 0x02; None for the board's.
     :ivar norm: what the camera sends: "PAL", "NTSC" or "SECAM".
+    :ivar cold: whether it is booted, and not restored from a snapshot.
 
     :ivar clock: mode of the card's clock at the test's begin: "paced", "real", "fast" or "step".
     :ivar mutant: name of an altered driver that takes the stock one's place (``vcapdev list mutants``).
@@ -81,6 +83,7 @@ class GuestConfig:
     board: str | None = None
     revision: int | None = None
     norm: str = "PAL"
+    cold: bool = False
 
     clock: str = "paced"
     mutant: str | None = None
@@ -115,6 +118,7 @@ class GuestConfig:
             revision=self.revision,
             norm=self.norm,
             clock=self.clock,
+            cold=self.cold,
         )
 
 
@@ -246,6 +250,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "board": _optional_text,
     "revision": _revision,
     "norm": _one_of(*NORMS, fold=str.upper),
+    "cold": _flag,
     "clock": _one_of(*CLOCKS),
     "mutant": _optional_text,
     "modules": _files,

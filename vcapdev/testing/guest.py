@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from vcapdev.errors import GuestError, UsageError
+from vcapdev.errors import GuestError, UsageError, ViolationError
 from vcapdev.gallery.drivers import Drivers
 from vcapdev.gallery.stage import expected_file
 from vcapdev.progress import Progress, Silent
@@ -36,16 +36,18 @@ from vcapdev.run.pair import PATIENCE, Pair, WatchedVm
 from vcapdev.testing import pressure as pressing
 from vcapdev.testing.capture import CaptureOptions, CaptureResult, RunningCapture
 from vcapdev.testing.card import Card
-from vcapdev.testing.complaints import Complaint
+from vcapdev.testing.complaints import Complaint, check_pattern
 from vcapdev.testing.config import GuestConfig, did_you_mean
 from vcapdev.testing.modules import Variant, module_file, variant_of
 from vcapdev.testing.states import State, StateMachine
-from vcapdev.vm.agent import Agent, AgentGoneError, Process
+from vcapdev.vm.agent import Agent, AgentError, AgentGoneError, Process
+from vcapdev.vm.console import ConsoleTail
 from vcapdev.vm.watch import GuestCrash
 
 _TURN = 0.02  # seconds between two looks
 _ATTACH = 30.0  # seconds for the checker to look at a kernel again; 1 on an idle machine
 _COMMAND = 60.0  # seconds for a command
+_PROBE = 60.0  # seconds for the driver to register a card that was plugged in; 0.1 on an idle machine
 _MARK = 30.0  # seconds for a line to come back out of the kernel log
 
 Json = dict[str, Any]
@@ -84,7 +86,9 @@ def open_pair(config: GuestConfig, work: Path, progress: Progress) -> Opened:
 
     options = config.run_options()
     prepared = prepare(options, progress)
-    return Opened(Pair(options, prepared, work), lambda wanted: variant_of(wanted, prepared, progress))
+    return Opened(
+        Pair(options, prepared, work, progress), lambda wanted: variant_of(wanted, prepared, progress)
+    )
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,9 @@ class Guest:
     :param config: what it is made of, see :func:`vcapdev.testing.config.config_from`.
     :param opener: makes guest and device; tests of vcapdev itself have one that boots nothing.
     :ivar card: its card.
-    :ivar complaints: what its kernel complained about since the begin of the test.
+    :ivar complaints: what its kernel complained about since the begin of the test, and nobody expected.
+    :ivar has_complained: whether it did at all since its boot, expected or not.
+    :ivar death_expected: whether it died of what ``expect_complaint`` waited for.
     """
 
     def __init__(
@@ -130,6 +136,8 @@ class Guest:
         self.config = config or GuestConfig()
         self.card = Card(lambda: self._pair.device, self.turn, self._busy)
         self.complaints: list[Complaint] = []
+        self.has_complained = False
+        self.death_expected = False
         self._opener, self._progress = opener, progress or Silent()
         self._opened: Opened | None = None
         self._work: tempfile.TemporaryDirectory[str] | None = None
@@ -179,6 +187,12 @@ class Guest:
     def stop(self) -> None:
         """End guest and card; harmless when repeated."""
         self._machine.transition(State.OFF)
+
+    def reboot(self) -> None:
+        """End it, dead or alive, and boot it afresh: for the rest of the test."""
+        self.stop()
+        self.transition(State.SHELL)
+        self.begin()
 
     def begin(self, config: GuestConfig | None = None, name: str = "") -> None:
         """A test begins: the checker forgets, the clock and the driver are as ``config`` wants them.
@@ -357,6 +371,40 @@ class Guest:
             str(one) for one in records if one.usec >= since and not one.text.startswith("vcapdev: mark ")
         )
 
+    def console(self, last: int = 40) -> str:
+        """The last lines of the guest's serial console; also of a guest that has died."""
+        if self._opened is None:
+            return ""
+        return "\n".join(ConsoleTail(self._vm.console_log).last_lines(last))
+
+    @contextmanager
+    def expect_complaint(self, *patterns: str) -> Iterator[None]:
+        """Within the block the guest's kernel must complain as each of ``patterns`` says; it may die of it.
+
+        Such complaints do not fail the test. Patterns are those of ``@vcapdev.guest(allow=[...])``.
+
+        :raise UsageError: a pattern that is no kind of complaint.
+        :raise ViolationError: one did not come.
+        """
+        wanted = [_pattern(word) for word in patterns]
+        before = len(self.complaints)
+        try:
+            yield
+            if self.state is State.SHELL:
+                self.hear_out()
+        except GuestCrash:
+            if not any(one.matches(wanted) for one in self.complaints[before:]):
+                raise
+        new = self.complaints[before:]
+        missing = [word for word in wanted if not any(one.matches([word]) for one in new)]
+        if missing:
+            came = ", ".join(one.title for one in new) or "nothing"
+            raise ViolationError(
+                f"expected the guest's kernel to complain ({', '.join(missing)}); it said: {came}"
+            )
+        self.complaints[before:] = [one for one in new if not one.matches(wanted)]
+        self.death_expected = self.death_expected or self.state is State.CRASHED
+
     # -- captures and pressure
 
     def capture(self, frames: int = 10, *, timeout: float | None = None, **options: Any) -> CaptureResult:
@@ -427,9 +475,11 @@ class Guest:
         self._work = tempfile.TemporaryDirectory(prefix="vcaptest-")
         self._opened = self._opener(self.config, Path(self._work.name), self._progress)
         self._vm.survives = self._survived
+        self.has_complained = self.death_expected = False
 
     def _boot(self) -> None:
         agent = self._pair.start()
+        agent.wait_for(lambda: _registered(agent), _PROBE, "the driver to find the card")
         self._drivers = Drivers(agent)
 
     def _close(self) -> None:
@@ -444,8 +494,12 @@ class Guest:
                 self._work = None
 
     def _survived(self, crash: GuestCrash) -> bool:
-        self.complaints.append(Complaint.of(crash))
+        self._complained(crash)
         return True
+
+    def _complained(self, crash: GuestCrash) -> None:
+        self.has_complained = True
+        self.complaints.append(Complaint.of(crash))
 
     @contextmanager
     def _asked(self) -> Iterator[Agent]:
@@ -470,7 +524,7 @@ class Guest:
     def _note_death(self, error: GuestError) -> None:
         if self.state is not State.CRASHED:
             if isinstance(error, GuestCrash):
-                self.complaints.append(Complaint.of(error))
+                self._complained(error)
             self._machine.died(str(error).rstrip("."))
 
     def _until(self, done: Callable[[], bool], timeout: float, what: str) -> None:
@@ -502,6 +556,22 @@ class Guest:
         drivers.unload(variant)
         drivers.load(name, variant, wanted.parameters)
         self._parameters = dict(wanted.parameters)
+
+
+def _registered(agent: Agent) -> bool:
+    """Whether the driver has made its last device file."""
+    try:
+        agent.pull("/sys/class/video4linux/vbi0/dev")
+    except AgentError:
+        return False
+    return True
+
+
+def _pattern(word: str) -> str:
+    try:
+        return check_pattern(word)
+    except ValueError as error:
+        raise UsageError(f"expect_complaint: {error}") from None
 
 
 def _words(command: str | Sequence[str]) -> list[str]:

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The pytest plugin (entry point ``vcapdev``): fixtures ``guest`` and ``card``, and what makes a test fail.
+
+Every worker of pytest-xdist is a session of its own with guests of its own; nothing is shared but the cache
+of packages and images, which locks itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from vcapdev.errors import VcapdevError, ViolationError
+from vcapdev.testing import marks
+
+if TYPE_CHECKING:
+    from vcapdev.testing.card import Card
+    from vcapdev.testing.config import GuestConfig
+    from vcapdev.testing.guest import Guest
+    from vcapdev.testing.keeper import Keeper
+
+_KEEPER = pytest.StashKey["Keeper"]()
+_LEASED = pytest.StashKey["Guest"]()
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the session; a test's own ``@vcapdev.guest`` wins."""
+    group = parser.getgroup("vcapdev", "guests with a capture card")
+    group.addoption("--vcapdev-kernel", metavar="NAME", help="image recipe of tests that name none")
+    group.addoption("--vcapdev-guests", type=int, metavar="N", help="guests of a session that stay up (2)")
+    group.addoption("--cold", action="store_true", help="boot each guest afresh, not from a snapshot")
+    parser.addini("vcapdev_kernel", "image recipe of tests that name none")
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """The hooks of :mod:`vcapdev.testing.hooks`."""
+    from vcapdev.testing import hooks
+
+    pluginmanager.add_hookspecs(hooks)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marks known."""
+    config.addinivalue_line("markers", f"{marks.GUEST}(kernel, memory, swap, ...): @vcapdev.guest(...)")
+    config.addinivalue_line("markers", f"{marks.EVERY_FAULT}(*names, points): @vcapdev.every_fault(...)")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End all guests, whatever ended the session."""
+    keeper = session.config.stash.get(_KEEPER, None)
+    if keeper is not None:
+        keeper.close()
+
+
+@pytest.fixture
+def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """A guest with a card, as ``@vcapdev.guest(...)`` asks for it (docs/pytest.md)."""
+    node = request.node
+    leased = _lease(request.config, node)
+    node.stash[_LEASED] = leased
+    yield leased
+    from vcapdev.testing.judge import spoilt
+
+    del node.stash[_LEASED]
+    _keeper(request.config).give_back(leased, trusted=not spoilt(leased))
+
+
+@pytest.fixture
+def card(guest: Guest) -> Card:
+    """The card of the test's guest."""
+    return guest.card
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Judge guest and card while the test is still running, so that it is the test that fails."""
+    guest = item.stash.get(_LEASED, None)
+    if guest is None:
+        return (yield)
+    from vcapdev.testing.judge import shortfalls
+
+    try:
+        result = yield
+        found = shortfalls(guest)
+        if found:
+            pytest.fail("\n\n".join(found), pytrace=False)
+        return result
+    except Exception as error:
+        _attach(item, guest)
+        if not item.config.getoption("fulltrace"):
+            cut(error)
+        raise
+    except pytest.fail.Exception:
+        _attach(item, guest)
+        raise
+
+
+def _attach(item: pytest.Item, guest: Guest) -> None:
+    from vcapdev.testing.judge import sections
+
+    for title, text in sections(guest):
+        item.add_report_section("call", title, text)
+
+
+def cut(error: BaseException) -> None:
+    """End the traceback of an error of ours at the test's own line: what is below tells its author little."""
+    if not isinstance(error, VcapdevError | ViolationError):
+        return
+    last: TracebackType | None = None
+    trace = error.__traceback__
+    while trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if _PACKAGE not in file.parents and file.name != "contextlib.py":
+            last = trace
+        trace = trace.tb_next
+    if last is not None:
+        last.tb_next = None
+        error.__cause__ = None
+        error.__suppress_context__ = True
+
+
+def _keeper(config: pytest.Config) -> Keeper:
+    keeper = config.stash.get(_KEEPER, None)
+    if keeper is None:
+        from vcapdev.testing.guest import Guest, open_pair
+        from vcapdev.testing.keeper import MOST, Keeper
+
+        opener = config.hook.pytest_vcapdev_opener(config=config) or open_pair
+
+        def make(wanted: GuestConfig) -> Guest:
+            return Guest(wanted, opener=opener)
+
+        keeper = config.stash[_KEEPER] = Keeper(make, config.getoption("vcapdev_guests") or MOST)
+    return keeper
+
+
+def _lease(config: pytest.Config, node: Any) -> Guest:
+    """A guest for a test; what keeps it from having one is told in one line."""
+    try:
+        return _keeper(config).lease(wanted_by(node), node.name)
+    except VcapdevError as error:
+        if config.getoption("verbose") > 1:
+            raise
+        pytest.fail(str(error), pytrace=False)
+
+
+def wanted_by(node: pytest.Item) -> GuestConfig:
+    """What a test asks for: the session's defaults, then its module's, its class's and its own marks.
+
+    :raise UsageError: an unknown key, or a value that cannot be.
+    """
+    from vcapdev.testing.config import config_from
+
+    options: dict[str, Any] = {"cold": bool(node.config.getoption("cold"))}
+    kernel = node.config.getoption("vcapdev_kernel") or node.config.getini("vcapdev_kernel")
+    if kernel:
+        options["kernel"] = kernel
+    for mark in reversed(list(node.iter_markers(marks.GUEST))):
+        options |= mark.kwargs
+        if mark.args:
+            pytest.fail(f"@vcapdev.guest takes keywords only, not {mark.args[0]!r}", pytrace=False)
+    return config_from(options)
