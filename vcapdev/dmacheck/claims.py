@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which pins are accounted for: how often each page frame is listed by those who hold pins on what they list."""
+"""Which pins are accounted for: how often each page frame is listed by those who hold pins."""
 
 from __future__ import annotations
 
@@ -9,39 +9,57 @@ from numpy.typing import NDArray
 from vcapdev.dmacheck.ledger import distinct
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.media import Media
+from vcapdev.guestmm.mediabuffer import MediaBuffer
 from vcapdev.guestmm.pages import PageFacts, head_pfns
 
 Ints = NDArray[np.int64]
 
+_MAX_HOLDERS = 4096
+
 
 class Claims:
-    """Counts by page frame, kept as lists of pages come and go: with every frame one of them is another."""
+    """Counts by page frame, kept as lists of pages come and go: with every frame one of them is another.
+
+    What was learnt last may be behind the times by a frame or two: where it tells of too few pins, ask anew.
+    """
 
     def __init__(self, kernel: Kernel, media: Media) -> None:
         self._kernel, self._media = kernel, media
         self._counts = np.zeros(kernel.vmemmap.pages, dtype=np.int64)
-        self._counted: dict[int, Ints] = {}  # lists that are counted, by their identity
+        self._lists: dict[tuple[int, int], Ints] = {}  # what is counted, by who holds it
 
-    def of(self, facts: PageFacts, *, anew: bool = True) -> Ints:
+    def learnt(self, buffer: MediaBuffer) -> None:
+        """A buffer was looked at: that is what it holds now."""
+        self._put(buffer.key, buffer.pfns if buffer.holds else None)
+
+    def of(self, facts: PageFacts, *, anew: bool) -> Ints:
         """How many pins are accounted for, for each page or its compound page.
 
-        :param anew: whether holders may be new; whoever comes between two searches is found by the next.
+        :param anew: look for all who hold pins, in the place of what was learnt.
         """
-        lists = self._media.pins(anew=anew)
+        if anew:
+            self._learn_all()
         if facts.large.any():
-            return self._of_compounds(facts, lists)
-        self._count(lists)
+            return self._of_compounds(facts)
         claims: Ints = self._counts[np.minimum(facts.pfn, len(self._counts) - 1)]
         return claims
 
-    def _count(self, lists: list[Ints]) -> None:
-        now = {id(each): each for each in lists}
-        for key in [key for key in self._counted if key not in now]:
-            self._add(self._counted.pop(key), -1)
-        for key, each in now.items():
-            if key not in self._counted:
-                self._counted[key] = each
-                self._add(each, 1)
+    def _learn_all(self) -> None:
+        found = self._media.pins()
+        for holder in [holder for holder in self._lists if holder not in found]:
+            self._put(holder, None)
+        for holder, pfns in found.items():
+            self._put(holder, pfns)
+
+    def _put(self, holder: tuple[int, int], pfns: Ints | None) -> None:
+        old = self._lists.get(holder)
+        if pfns is old:
+            return
+        if old is not None:
+            self._add(self._lists.pop(holder), -1)
+        if pfns is not None and len(self._lists) < _MAX_HOLDERS:
+            self._lists[holder] = pfns
+            self._add(pfns, 1)
 
     def _add(self, pfns: Ints, times: int) -> None:
         inside = pfns[(pfns >= 0) & (pfns < len(self._counts))]
@@ -50,11 +68,11 @@ class Claims:
         else:  # a page that is mapped twice in one buffer: a tenth as quick
             np.add.at(self._counts, inside, times)
 
-    def _of_compounds(self, facts: PageFacts, lists: list[Ints]) -> Ints:
+    def _of_compounds(self, facts: PageFacts) -> Ints:
         """A pin on a tail is its head's."""
         pages = self._heads(facts.pfn)
         claims = np.zeros(len(pages), dtype=np.int64)
-        for each in lists:
+        for each in self._lists.values():
             own = np.sort(self._heads(each))
             claims += np.searchsorted(own, pages, side="right") - np.searchsorted(own, pages)
         return claims

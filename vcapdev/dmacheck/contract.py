@@ -240,6 +240,7 @@ class Contract:
             self._mappings.look(watch.user, watch.buffer, self._turns[watch.buffer.key])
 
     def _watch(self, record: Record, buffer: MediaBuffer) -> Watch:
+        self._claims.learnt(buffer)
         watch = Watch(self._kernel, record, buffer)
         mappings = self._follow()
         watch.user = mappings.learn(buffer) if mappings is not None else None
@@ -298,11 +299,8 @@ class Contract:
             watch.claims = facts, np.zeros(0, dtype=np.int64)
             return []
         if watch.claims is None or watch.claims[0] is not facts or watch.short:
-            known = watch.claims
-            same = known is not None and not watch.short and np.array_equal(known[0].pins, facts.pins)
             anew = watch.short or not 0 <= field - self._asked < _SEARCH_EVERY
-            self._asked = field if anew else self._asked
-            watch.claims = facts, known[1] if same and known is not None else self._claims.of(facts, anew=anew)
+            watch.claims = facts, self._claimed(facts, field, anew=anew)
         rows = _short(facts, watch.claims[1])
         watch.short = len(rows) > 0
         rows = self._still_short(facts, rows, field)
@@ -311,6 +309,14 @@ class Contract:
             if len(rows)
             else []
         )
+
+    def _claimed(self, facts: PageFacts, field: int, *, anew: bool) -> Ints:
+        """Pins that are accounted for; that one is missing must not come of what was learnt before."""
+        claims = self._claims.of(facts, anew=anew)
+        if not anew and len(_short(facts, claims)):
+            anew, claims = True, self._claims.of(facts, anew=True)
+        self._asked = field if anew else self._asked
+        return claims
 
     def _still_short(self, facts: PageFacts, rows: NDArray[np.intp], field: int) -> NDArray[np.intp]:
         """Those that were so at an earlier field: another holder may be giving up its pins right now."""
@@ -329,7 +335,7 @@ class Contract:
         now = PageSet(self._kernel, pages.pages.pfns)
         now.read()
         facts = now.facts()
-        claims = self._claims.of(facts)
+        claims = self._claims.of(facts, anew=True)
         rows = np.intersect1d(_short(facts, claims), breach.rows)
         if not len(rows):
             return None

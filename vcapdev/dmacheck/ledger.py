@@ -70,8 +70,8 @@ def _spread(first: Pfns, last: Pfns) -> Pfns:
 class Record:
     """A program and what it was promised. ``version`` grows whenever that is learnt anew.
 
-    ``pages`` are its pages ready for looks, while it is learned; ``crosses`` tells whether any piece runs from
-    one page into the next.
+    ``pages`` are its pages ready for looks, while it is learned; ``crosses`` tells whether any piece runs
+    from one page into the next.
     """
 
     def __init__(self, program: Program) -> None:

@@ -48,7 +48,7 @@ class Suspects:
         self._rights = Rights.of(kernel)
         self._lru = kernel.flags.bit("swapbacked")
         self._programs: dict[int, _Suspect] = {}
-        self._judged: tuple[PageFacts, object, Pfns] | None = None  # facts, user's entries, and what came of it
+        self._judged: tuple[PageFacts, object, Pfns] | None = None  # facts, user's entries, those denied
 
     def learn(self, record: Record, facts: PageFacts, user: UserPages | None) -> None:
         """A program was learnt.

@@ -26,8 +26,7 @@ class Watch:
         self.record, self.buffer = record, buffer
         reader = Reader.of(kernel)
         self._identity = len(buffer.watch)
-        places = [reader.physical(word) for word in (*buffer.watch, buffer.state_at & ~7)]
-        self._words = Words(kernel, places)
+        self._words = Words(kernel, reader.physicals((*buffer.watch, buffer.state_at & ~7)))
         first = self._words.read()
         self._same = first[: self._identity].tobytes()
         self.good = first.tobytes() if buffer.owned else b""

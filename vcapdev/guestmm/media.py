@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from operator import methodcaller
 from typing import Protocol
 
 import numpy as np
@@ -100,18 +101,16 @@ class Media:
             found += self._in(queue)
         return found
 
-    def pins(self, *, anew: bool = True) -> list[NDArray[np.int64]]:
-        """Page frames that somebody known holds pins on, one for each time that a frame is listed.
+    def pins(self) -> dict[tuple[int, int], NDArray[np.int64]]:
+        """Page frames that somebody known holds pins on, one for each time that a frame is listed; by holder.
 
-        These are the frameworks' buffers, but for those whose pages may be on their way in or out, and what
-        is registered with io_uring.
-
-        :param anew: look for new queues and rings first: that goes through all tasks.
+        These are the frameworks' buffers, by their keys, but for those whose pages may be on their way in or
+        out, and what is registered with io_uring. To find them anew goes through all tasks.
         """
-        found = [buffer.pfns for buffer in self.buffers(anew=anew) if buffer.pinned and buffer.steady]
+        found = {buffer.key: buffer.pfns for buffer in self.buffers() if buffer.holds}
         if self._files is not None and self._rings is not None:
             for ring in set(self._files.rings):
-                found += self._rings.pages(ring)
+                found |= {(ring, -1 - number): pfns for number, pfns in enumerate(self._rings.pages(ring))}
         return found
 
     def behind(self, pfns: Pfns, ends: tuple[int, int]) -> list[MediaBuffer]:
@@ -139,7 +138,7 @@ class Media:
             return None
         queue, last = self._latest
         for index in (last + 1, 0):
-            for buffer in self._read(queue, lambda framework: framework.numbered(queue, index)):
+            for buffer in self._read(queue, methodcaller("numbered", queue, index)):
                 if _is_just(buffer, pfns, ends):
                     self._latest = queue, index
                     return buffer
@@ -179,7 +178,7 @@ class Media:
         return f"pid {known[1].pid} ({known[1].comm})" if known is not None else ""
 
     def _in(self, queue: int) -> list[MediaBuffer]:
-        return self._read(queue, lambda framework: framework.buffers(queue))
+        return self._read(queue, methodcaller("buffers", queue))
 
     def _read(self, queue: int, read: Callable[[Framework], list[MediaBuffer]]) -> list[MediaBuffer]:
         """What is read of a queue; one that does not exist any more is forgotten."""

@@ -64,6 +64,11 @@ class MediaBuffer:
         return self.address, self.plane
 
     @property
+    def holds(self) -> bool:
+        """Whether its framework holds a pin on each page, and is not about to take or to drop them."""
+        return self.pinned and self.steady
+
+    @property
     def name(self) -> str:
         """For people."""
         number = f"buffer {self.index}" if self.index >= 0 else "the buffer of read()"

@@ -64,6 +64,7 @@ class ReverseMap:
         self._mm = structs.offsets("mm_struct", "pgd")["pgd"]
         self._task = structs.offsets("task_struct", "tgid", "comm")
         self._owner = kernel.btf.offset("mm_struct", "owner")  # with CONFIG_MEMCG
+        self._spaces: dict[int, tuple[int, int, int, AddressSpace]] = {}  # by mm_struct; pgd, task and pid
 
     def areas(self, mapping: int) -> list[Area]:
         """All areas that may map pages with this ``page.mapping``, at most so many; each once.
@@ -98,12 +99,17 @@ class ReverseMap:
         directory = self._reader.u64(mm + self._mm) if mm else 0
         if not directory:
             return None
-        pid, comm = 0, ""
         task = self._reader.u64(mm + self._owner) if self._owner is not None else 0
-        if task:
-            pid = self._reader.u32(task + self._task["tgid"])
-            comm = self._reader.text(task + self._task["comm"], _COMM)
-        return AddressSpace(mm, self._reader.physical(directory), pid, comm)
+        pid = self._reader.u32(task + self._task["tgid"]) if task else 0
+        known = self._spaces.get(mm)
+        if known is not None and known[:3] == (directory, task, pid):
+            return known[3]
+        comm = self._reader.text(task + self._task["comm"], _COMM) if task else ""
+        space = AddressSpace(mm, self._reader.physical(directory), pid, comm)
+        if len(self._spaces) >= _MAX_NODES:
+            self._spaces.clear()
+        self._spaces[mm] = directory, task, pid, space
+        return space
 
     def _nodes(self, root: int) -> Iterator[int]:
         """The nodes of a red-black tree; a tree that is a knot ends all the same."""

@@ -46,6 +46,16 @@ class Reader:
         offset = virtual - self._base
         return offset if 0 <= offset < _DIRECT_SIZE else self._table.translate(virtual)
 
+    def physicals(self, virtual: Sequence[int]) -> NDArray[np.int64]:
+        """The same of some, at least one.
+
+        :raise GuestReadError: when one is not mapped.
+        """
+        places = [each - self._base for each in virtual]
+        if min(places) < 0 or max(places) >= _DIRECT_SIZE:
+            places = [self.physical(each) for each in virtual]
+        return np.array(places, dtype=np.int64)
+
     def read(self, virtual: int, size: int) -> bytes:
         """Copy ``size`` bytes.
 
