@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -77,6 +78,11 @@ def _index_of_pixels(
             first, last = piece.offset * 8 // depth, (piece.offset + piece.length) * 8 // depth
             index[piece.row, max(0, first) : max(0, last)] = place[piece.state]
     return index
+
+
+def colour_of(state: str) -> Colour:
+    """Red, green, blue of a state; of one that has no colour of its own, always the same spare one."""
+    return _colour(state, zlib.crc32(state.encode("utf-8", "replace")))
 
 
 def _colour(name: str, at: int) -> Colour:
