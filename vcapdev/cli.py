@@ -24,9 +24,12 @@ Handler = Callable[[argparse.Namespace], int]
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status, see :class:`vcapdev.errors.ExitStatus`."""
-    args = parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, grammar: argparse.ArgumentParser | None = None) -> int:
+    """Run one command; its exit status, see :class:`vcapdev.errors.ExitStatus`.
+
+    :param grammar: what :func:`parser` gives, from who has it already.
+    """
+    args = (grammar or parser()).parse_args(argv)
     handler: Handler = args.handler
     before = {number: signal.signal(number, _interrupt) for number in _ENDING}
     try:

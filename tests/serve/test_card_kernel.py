@@ -23,8 +23,8 @@ class Heard(Checker):
     def doubt(self) -> None:
         self.told.append("doubt")
 
-    def attach(self) -> bool:
-        self.told.append("attach")
+    def attach(self, *, restored: bool = False) -> bool:
+        self.told.append("attach to a restored one" if restored else "attach")
         return False
 
 
@@ -40,5 +40,24 @@ def test_a_kernel_is_doubted_while_bus_mastering_is_off_and_looked_for_once_it_i
         assert card.config.bus_master
         card._poll()
         assert told == ["doubt", "attach"]
+    finally:
+        card.close()
+
+
+def test_the_kernel_of_a_restored_guest_is_trusted_until_it_has_found_the_card() -> None:
+    now = [100.0]
+    reactor = Reactor()
+    card = Card(ServeOptions(clock="step"), reactor, lambda verdict: None, lambda: None)
+    card.checker.__class__ = Heard
+    told = card.checker.listen()  # type: ignore[attr-defined]
+    reactor.now = lambda: now[0]  # type: ignore[method-assign]
+    try:
+        card.attach(restored=True)
+        now[0] += 1
+        card._poll()
+        assert told == ["attach to a restored one"]
+        now[0] += 10
+        card._poll()
+        assert told == ["attach to a restored one", "doubt"]
     finally:
         card.close()

@@ -127,7 +127,7 @@ def test_where_memory_lies_and_whether_a_finding_holds_the_guest(device: Running
 
 
 def test_an_unknown_command_is_answered_with_those_that_exist(device: Running) -> None:
-    with pytest.raises(ControlError, match="there are access-log, check-status, clock"):
+    with pytest.raises(ControlError, match="there are access-log, attach, check-status, clock"):
         device.control.call("make-coffee")
 
 

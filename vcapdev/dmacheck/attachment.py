@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vcapdev.dma import MemoryMap
 from vcapdev.dmacheck.rules import Setting
 from vcapdev.guestmm.btf import BtfError
+from vcapdev.guestmm.familiar import recognise
 from vcapdev.guestmm.kernel import AttachError, Kernel, attach, refresh
 from vcapdev.guestmm.memory import GuestMemory, GuestReadError
 from vcapdev.guestmm.swiotlb import bounce_pfns
@@ -43,13 +44,18 @@ class Attachment:
         """Whether the memory map has changed since the kernel was last looked for in it."""
         return self.kernel is not None and self._map.generation != self.generation
 
-    def attach(self, breathe: Callable[[], None]) -> bool:
-        """Find the kernel; ``why_not`` tells what was missing. A reset meanwhile makes it void."""
+    def attach(self, breathe: Callable[[], None], *, restored: bool = False) -> bool:
+        """Find the kernel; ``why_not`` tells what was missing. A reset meanwhile makes it void.
+
+        :param restored: the guest goes on from a snapshot: its kernel may be one that was met before.
+        """
         if self._under_way:  # handling messages meanwhile led here again
             return False
         self._under_way, resets = True, self._resets
         try:
-            kernel = attach(self._memory, breathe, debug_file=self.debug_file)
+            kernel = (recognise(self._memory) if restored else None) or attach(
+                self._memory, breathe, debug_file=self.debug_file
+            )
             setting = Setting.of(kernel, bounce_pfns(kernel))
         except (AttachError, GuestReadError, BtfError) as error:
             self.why_not = str(error)

@@ -90,9 +90,12 @@ class Checker:
         """The guest's kernel, where it is known."""
         return self._ground.kernel if self._ground.ready() else None
 
-    def attach(self) -> bool:
-        """Find the guest's kernel now; takes about a second. ``status()["why_not"]`` tells why not."""
-        self._guard(self._ground.find_kernel)
+    def attach(self, *, restored: bool = False) -> bool:
+        """Find the guest's kernel now; takes about a second. ``status()["why_not"]`` tells why not.
+
+        :param restored: the guest goes on from a snapshot, and its kernel runs: it may be known already.
+        """
+        self._guard(lambda: self._ground.find_kernel(restored=restored))
         return self.attached
 
     def doubt(self) -> None:
@@ -206,11 +209,14 @@ class Checker:
                 self._examiner.counts["unchecked"] += 1
                 return
         pages.before = None
-        if not pages.unchanged():
-            self._guard(lambda: self._examiner.before(pages))
         contract = ground.contract
-        if contract is not None and not contract.quiet_before(pages):
-            self._guard(lambda: contract.before(pages))
+        if contract is not None:
+            contract.turn(pages.record.id)
+        if not pages.still():
+            if not pages.unchanged():
+                self._guard(lambda: self._examiner.before(pages))
+            if contract is not None and not contract.quiet(pages):
+                self._guard(lambda: contract.before(pages))
         pages.first = pages.facts
 
     def after_write(self, batch: Batch) -> None:
@@ -225,10 +231,8 @@ class Checker:
         if pages.partial:
             examiner.counts["unchecked"] += 1
         examiner.sentence, examiner.unjudged = None, False
-        if not pages.unchanged() or pages.before is not None:
-            self._guard(lambda: examiner.after(batch, pages))
-        if ground.contract is not None and not ground.contract.quiet(pages):
-            self._guard(lambda: examiner.hold_to_contract(batch, pages))
+        if pages.before is not None or not pages.still():
+            self._look_closely(batch, pages)
         kernel = ground.kernel
         if pages.facts is not pages.calm and kernel is not None:
             self._guard(lambda: self._hazards.wrote(kernel, batch, pages, ground.fields))
@@ -239,6 +243,18 @@ class Checker:
             pages.written_version = ground.pins.table.version
         if self.audit.rate and not examiner.unjudged and self.audit.drawn():
             self._guard(lambda: examiner.judge_again(self.audit, pages))
+
+    def _look_closely(self, batch: Batch, pages: BatchPages) -> None:
+        """Something may have changed during a write, of the pages or of whose they are."""
+        contract, quiet = self._ground.contract, True
+        if pages.before is not None or not pages.unchanged():
+            quiet = False
+            self._guard(lambda: self._examiner.after(batch, pages))
+        if contract is not None and not contract.quiet(pages):
+            quiet = False
+            self._guard(lambda: self._examiner.hold_to_contract(batch, pages))
+        if quiet:
+            pages.rest(contract.spots(pages.record.id) if contract is not None else [])
 
     def device_read(self, addr: int, length: int, origin: int) -> None:
         """Look at the pages of an instruction, unless they were looked at in this field."""

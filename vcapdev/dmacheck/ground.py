@@ -94,10 +94,10 @@ class Ground:
 
     # Coming.
 
-    def find_kernel(self) -> None:
+    def find_kernel(self, *, restored: bool = False) -> None:
         """Look for the guest's kernel, and begin with it."""
         old = self.kernel
-        if not self.attachment.attach(self._breathe) or self.kernel is None:
+        if not self.attachment.attach(self._breathe, restored=restored) or self.kernel is None:
             if old is not None and old is self.kernel:
                 self.attachment.drop(f"a former kernel is no more: {self.attachment.why_not}")
                 self.forget()

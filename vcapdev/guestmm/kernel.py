@@ -108,7 +108,7 @@ def attach(
         if len(candidates) >= _MAX_CANDIDATES:
             break
         try:
-            table = _validate(memory, note)
+            table = table_of(memory, note)
             candidates.setdefault((table.top, note.text), (note, table))
         except (GuestReadError, VmcoreinfoError) as error:
             reasons.append(f"{note.release}: {error}")
@@ -119,8 +119,11 @@ def attach(
     return _understand(memory, note, table, breathe, debug_file)
 
 
-def _validate(memory: GuestMemory, note: Vmcoreinfo) -> PageTable:
-    """The kernel's page table, when note, page table and utsname agree with one another."""
+def table_of(memory: GuestMemory, note: Vmcoreinfo) -> PageTable:
+    """The kernel's page table, when note, page table and utsname agree with one another.
+
+    :raise VmcoreinfoError: they do not. :raise GuestReadError: the page table leads nowhere.
+    """
     directory, phys_base = note.symbol("swapper_pg_dir"), note.number("phys_base")
     names = note.symbol("init_uts_ns")
     if directory is None or phys_base is None or names is None:
@@ -170,7 +173,7 @@ def _understand(
         symbols = _read_symbols(note, table, breathe, debug_file)
         btf = _read_btf(note, symbols, table, breathe, debug_file)
         layout = PageLayout.probe(btf, note)
-        vmemmap = Vmemmap(memory, table, vmemmap_base(note, table), layout.size, _max_pfn(symbols, table))
+        vmemmap = Vmemmap(memory, table, vmemmap_base(note, table), layout.size, max_pfn(symbols, table))
         return Kernel(
             memory=memory,
             note=note,
@@ -241,7 +244,7 @@ def vmemmap_base(note: Vmcoreinfo, table: PageTable) -> int:
     return base
 
 
-def _max_pfn(symbols: Kallsyms, table: PageTable) -> int:
+def max_pfn(symbols: Kallsyms, table: PageTable) -> int:
     """One past the last page frame that the kernel calls RAM (mm/memblock.c)."""
     address = symbols.address("max_pfn")
     return MAX_PAGES if address is None else min(table.u64(address), MAX_PAGES)
@@ -265,6 +268,6 @@ def refresh(kernel: Kernel) -> Kernel:
     """
     old = kernel.vmemmap
     vmemmap = Vmemmap(
-        kernel.memory, kernel.table, old.base, old.page_size, _max_pfn(kernel.symbols, kernel.table)
+        kernel.memory, kernel.table, old.base, old.page_size, max_pfn(kernel.symbols, kernel.table)
     )
     return replace(kernel, vmemmap=vmemmap)

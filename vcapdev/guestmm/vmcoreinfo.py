@@ -131,12 +131,13 @@ def _notes_near(
         if not number % _PIECES:
             breathe()
         address = first + page * PAGE_SIZE
-        note = _note_at(memory, address)
+        note = note_at(memory, address)
         if note is not None:
             yield note
 
 
-def _note_at(memory: GuestMemory, address: int) -> Vmcoreinfo | None:
+def note_at(memory: GuestMemory, address: int) -> Vmcoreinfo | None:
+    """The note at a physical address, None when there is none."""
     segment = memory.segment(address)
     if segment is None:
         return None

@@ -13,6 +13,7 @@ from typing import Any
 
 import vcapdev
 from vcapdev.errors import ExitStatus, GuestError, SetupError, UsageError, VcapdevError
+from vcapdev.run import nursery
 from vcapdev.serve.client import ControlClient, DeviceGoneError
 from vcapdev.serve.options import ServeOptions
 
@@ -23,12 +24,18 @@ Json = dict[str, Any]
 
 
 class DeviceProcess:
-    """A context manager: leaving it ends the process."""
+    """A context manager: leaving it ends the process.
 
-    def __init__(self, options: ServeOptions, log: Path) -> None:
+    :param forked: it comes from the nursery, which has loaded everything, and so is there at once.
+    """
+
+    def __init__(self, options: ServeOptions, log: Path, *, forked: bool = False) -> None:
         self._options = options
         self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
+        self._forked = forked
+        self._process: subprocess.Popen[bytes] | nursery.Forked | None = None
+        if forked:
+            nursery.warm()
         self._control: ControlClient | None = None
 
     def command_line(self) -> list[str]:
@@ -51,6 +58,10 @@ class DeviceProcess:
 
     def launch(self) -> None:
         """Start the process, without waiting until it has come so far that it can be talked to."""
+        if self._forked:
+            self._log.write_bytes(b"")
+            self._process = nursery.spawn(["serve", *self._options.command_line()], self._log)
+            return
         environment = dict(os.environ)
         here = str(Path(vcapdev.__file__).parent.parent)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [here, environment.get("PYTHONPATH", "")]))

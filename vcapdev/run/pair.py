@@ -7,25 +7,29 @@ dead, since QEMU may then hang in a register access), then the device.
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from vcapdev.errors import GuestError
 from vcapdev.progress import Progress, Silent
+from vcapdev.run import nursery
 from vcapdev.run.device import DeviceProcess
 from vcapdev.run.options import RunOptions
 from vcapdev.run.prepare import Prepared
 from vcapdev.serve.options import ServeOptions
-from vcapdev.vm.agent import Agent
-from vcapdev.vm.commandline import VmConfig, has_slot
+from vcapdev.vm.agent import Agent, AgentError
+from vcapdev.vm.commandline import CARD_ADDRESS, VmConfig
 from vcapdev.vm.machine import Vm
 from vcapdev.vm.snapshot import snapshot_of
 from vcapdev.vm.watch import GuestCrash
 
 _BOOT = 180.0  # seconds; 6 on an idle machine without KVM
 _ATTACH = 30.0  # seconds for the checker to find the guest's kernel; 1 on an idle machine
-_LOOK = 0.005  # seconds between two questions whether the checker knows the kernel
+_DRIVER = 10.0  # seconds for a driver to take up a card that was plugged; 0.3 on an idle machine
+_LOOK = 0.005  # seconds between two questions whether the checker knows the kernel, or a driver is there
 _TURN = 0.1  # seconds between two looks at whether all children live
 #: Seconds that buffers may stay pinned after the device was closed, and a failure be held back.
 PATIENCE = 3.0
@@ -65,10 +69,12 @@ class Pair:
     def __init__(
         self, options: RunOptions, prepared: Prepared, work: Path, progress: Progress | None = None
     ) -> None:
-        self.device = DeviceProcess(serve_options(options, work), work / "device.log")
+        warm = not options.cold and not options.shell
+        self.device = DeviceProcess(serve_options(options, work), work / "device.log", forked=warm)
         config = vm_config(options, prepared, work)
-        if not options.cold and not options.shell:
+        if warm:
             config.snapshot = snapshot_of(config, progress if progress is not None else Silent())
+            nursery.warm().meet(config.snapshot, config.memory_mib << 20)
         self.vm = WatchedVm(config, self.device)
 
     def start(self) -> Agent:
@@ -78,17 +84,26 @@ class Pair:
 
         :raise GuestError: the guest did not come up.
         """
-        self.device.launch()
-        if not has_slot(self.vm.config):
-            self.device.connect()
-        self.vm.start()
-        if has_slot(self.vm.config):
-            self.device.connect()
-            self.vm.plug_card()
-        agent = self.vm.wait_agent(_BOOT)
+        if self.vm.config.snapshot is None:
+            self.device.start()
+            self.vm.start()
+            agent = self.vm.wait_agent(_BOOT)
+        else:
+            agent = self._restore()
         end = time.monotonic() + _ATTACH
         while not self.device.call("check-status", timeout=_ATTACH)["attached"] and time.monotonic() < end:
             agent.pump(_LOOK)
+        return agent
+
+    def _restore(self) -> Agent:
+        """Have the guest go on from its snapshot, with the card plugged and its driver bound."""
+        self.device.launch()
+        self.vm.start()
+        self.device.connect()
+        self.vm.plug_card()
+        self.device.call("attach", timeout=_ATTACH)
+        agent = self.vm.wait_agent(_BOOT)
+        wait_driver(agent, CARD_ADDRESS, _DRIVER)
         return agent
 
     def stop(self) -> None:
@@ -122,6 +137,31 @@ class Pair:
         except GuestError as better:
             return better
         return error
+
+
+def wait_driver(agent: Agent, address: str, seconds: float) -> bool:
+    """Wait until a driver has taken up the PCI device at ``address``; False when none did in time.
+
+    Its directory comes with the device, the link to a driver before that driver is asked. Whoever writes to
+    ``power/control`` waits for the device's lock, and so for the driver's answer; "on" is what is there.
+    """
+    place = f"/sys/bus/pci/devices/{address}"
+    end = time.monotonic() + seconds
+    while not _exists(agent, f"{place}/driver"):
+        if time.monotonic() > end:
+            return False
+        agent.pump(_LOOK)
+    agent.push(b"on", f"{place}/power/control")
+    return True
+
+
+def _exists(agent: Agent, path: str) -> bool:
+    """Whether there is such a directory in the guest, without starting a program."""
+    try:
+        agent.pull(path)
+    except AgentError as error:
+        return os.strerror(errno.EISDIR) in str(error)
+    return True
 
 
 def _vmlinux(options: RunOptions) -> Path | None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from vcapdev.bt878.board import DEFAULT, load_board
 from vcapdev.bt878.chip import Bt878
+from vcapdev.bt878.faults import Armed, FaultBox
 from vcapdev.bt878.identity import config_space
 from vcapdev.bt878.testcard import card as test_card
 from vcapdev.dma import DmaObserver, MemoryMap
@@ -47,6 +48,7 @@ class Card:
     :param on_verdict: told of each new kind of finding, once.
     :param on_gone: called when a client has gone, agreed or not, after the card was reset.
     :param on_held: told of the finding at which guest and card are held, and whether the vCPUs stand.
+    :param on_fault: told of a fault whose point has come and that somebody else has to carry out.
     :ivar was_connected: whether any client has ever agreed on a version.
     :raise UsageError: no such board, norm or clock mode.
     """
@@ -58,6 +60,7 @@ class Card:
         on_verdict: Callable[[Verdict], None],
         on_gone: Callable[[], None],
         on_held: Callable[[Verdict, bool], None] = lambda verdict, stopped: None,
+        on_fault: Callable[[Armed], None] = lambda armed: None,
     ) -> None:
         board = load_board(options.board or DEFAULT)
         if options.revision is not None:
@@ -76,6 +79,7 @@ class Card:
             self.bus, intx.set_level, reactor, board, norm=options.norm, clock=options.clock,
             handling=self.server.interrupts.handling,
         )  # fmt: skip
+        self.faults = FaultBox(self.chip, reactor, on_fault)
         self.pausing = Pausing(options.qmp, self.server.drain)
         self.holding = Holding(
             self.pausing, self.chip.clock, reactor.call_later, on_held, wanted=options.hold
@@ -108,7 +112,7 @@ class Card:
         self.server.on_disconnect = self._client_gone
         self.server.on_close = on_gone
         self.was_connected = False
-        self._next_attach = 0.0
+        self._next_attach = self._trusted_until = 0.0
         self._polled_at = 0
         reactor.call_later(_POLL, self._poll)
 
@@ -140,6 +144,19 @@ class Card:
         """State of each page of the last frame, by bus page."""
         return self.checker.page_states() if self.behind is None else self.behind.observer.page_states()
 
+    def attach(self, *, restored: bool = False) -> None:
+        """Find the guest's kernel now, answering messages meanwhile.
+
+        :param restored: a guest that goes on from a snapshot has just been given the card: the kernel is up,
+            and will find it in a moment.
+        """
+        self.checker.attach(restored=restored)
+        self._next_attach = self.reactor.now() + _ATTACH_AGAIN
+        if restored:
+            self._trusted_until = self._next_attach
+        elif self.checker.attached:
+            _keep_from_the_collector()
+
     def new_scene(self) -> None:
         """Forget findings and figures of the checker; the kernel that it knows stays known.
 
@@ -160,12 +177,10 @@ class Card:
         """
         now = self.reactor.now()
         if not self.config.bus_master:
-            self.checker.doubt()  # the kernel is on its way down, or the driver was unloaded
+            if now >= self._trusted_until:
+                self.checker.doubt()  # the kernel is on its way down, or the driver was unloaded
         elif not self.checker.attached and now >= self._next_attach:
-            self.checker.attach()
-            self._next_attach = self.reactor.now() + _ATTACH_AGAIN
-            if self.checker.attached:
-                _keep_from_the_collector()
+            self.attach()
         quiet = self.chip.stats.fields == self._polled_at
         if quiet:
             self.checker.poll()

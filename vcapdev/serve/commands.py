@@ -9,6 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from vcapdev import __version__
+from vcapdev.bt878.faults import FAULTS, Armed
+from vcapdev.bt878.listing import listing
 from vcapdev.dmacheck.verdict import Verdict
 from vcapdev.errors import UsageError
 from vcapdev.guestmm.memory import GuestReadError
@@ -19,6 +21,7 @@ from vcapdev.serve.frame import describe_frame
 
 _MOST_LINES = 4096
 _MOST_STEPS = 10_000
+_MOST_POINTS = 10_000_000
 
 Json = dict[str, Any]
 
@@ -123,8 +126,46 @@ class Commands:
         self._card.chip.inject_parity_error()
         return {}
 
+    def do_fault(self, arguments: Json, session: ControlSession) -> Json:
+        """Arm a fault, for its ``at``-th point from now on; null takes it back; nothing given only asks."""
+        box = self._card.faults
+        if arguments.get("fault", "") is None:
+            box.disarm()
+        elif "fault" in arguments:
+            at = _number(arguments, "at", 1, _MOST_POINTS, default=1)
+            lasts = _number(arguments, "lasts", 1, _MOST_POINTS) if "lasts" in arguments else None
+            box.arm(_text(arguments, "fault"), at, lasts)
+        return {} if box.armed is None else box.armed.to_json()
+
+    def do_faults(self, arguments: Json, session: ControlSession) -> Json:
+        """Every fault that "fault" knows."""
+        return {"faults": {name: {"point": each.point, "doc": each.doc} for name, each in FAULTS.items()}}
+
+    def do_program(self, arguments: Json, session: ControlSession) -> Json:
+        """The RISC program that the engine runs, decoded from memory: one instruction an entry."""
+        most = _number(arguments, "most", 1, _MOST_LINES, default=_MOST_LINES)
+        chip = self._card.chip
+        found = listing(chip.registers.get("RISC_STRT_ADD"), chip.bus.peek, most)
+        entries = [{"address": each.address, "words": each.words, "text": each.text} for each in found]
+        return {"running": chip.dma_running, "pc": chip.engine.pc, "instructions": entries}
+
+    def do_signal(self, arguments: Json, session: ControlSession) -> Json:
+        """What the camera sends: its norm, and whether the cable is in."""
+        decoder = self._card.chip.decoder
+        if "norm" in arguments:
+            decoder.set_norm(_text(arguments, "norm"))
+        if "connected" in arguments:
+            for pin in decoder.board.inputs:
+                decoder.plug(pin.muxsel, bool(arguments["connected"]))
+        return {"norm": decoder.norm.name, "connected": decoder.signal}
+
     def do_check_status(self, arguments: Json, session: ControlSession) -> Json:
         """What the checker has looked at."""
+        return self._card.check_status()
+
+    def do_attach(self, arguments: Json, session: ControlSession) -> Json:
+        """Find the kernel of a restored guest now: its runner knows that it is up, the card does not yet."""
+        self._card.attach(restored=True)
         return self._card.check_status()
 
     def do_verdicts(self, arguments: Json, session: ControlSession) -> Json:
@@ -191,6 +232,11 @@ def verdict_event(verdict: Verdict) -> Json:
 def held_event(verdict: Verdict, stopped: bool) -> Json:
     """The event that tells of guest and card being held until somebody says "resume"."""
     return {"event": "held", "verdict": verdict.to_json(), "vcpus_stopped": stopped}
+
+
+def fault_event(armed: Armed) -> Json:
+    """The event that tells of a fault that the runner has to carry out; the card stands still meanwhile."""
+    return {"event": "fault", **armed.to_json()}
 
 
 def _text(arguments: Json, name: str) -> str:

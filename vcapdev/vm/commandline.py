@@ -13,6 +13,7 @@ from vcapdev.errors import UsageError
 
 AGENT_PORT = "vcap.agent"  # guest/src/vcap-agent.c looks for this name
 CARD_SLOT = "cardslot"  # id of the port behind which a card is plugged
+CARD_ADDRESS = "0000:01:00.0"  # of the card in it: the guest has no other bridge
 SWAP_SERIAL = "vcapswap"  # guest/init looks for this one
 MSG_TIMEOUT = 30000  # milliseconds; the client's default of 5000 is lost for good when exceeded once
 SOCKET_PATH_LIMIT = 107  # bytes, sockaddr_un
