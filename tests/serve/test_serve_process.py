@@ -117,6 +117,32 @@ def test_faults_are_injected_by_name(device: Running) -> None:
         device.control.call("inject", fault="meteor")
 
 
+def test_faults_are_armed_at_a_counted_point_and_taken_back(device: Running) -> None:
+    call = device.control.call
+    assert call("fault") == {}
+    armed = {"fault": "signal-lost", "at": 3, "lasts": 7, "fired": False, "seen": 0}
+    assert call("fault", fault="signal-lost", at=3, lasts=7) == armed
+    assert call("fault") == armed
+    assert call("fault", fault=None) == {}
+    for wrong, said in (({"fault": "meteor"}, "no fault 'meteor'; there are interrupt-lost"),
+                        ({"fault": "unplug", "at": 0}, '"at" must be a number from 1')):  # fmt: skip
+        with pytest.raises(ControlError, match=said):
+            call("fault", **wrong)
+    faults = call("faults")["faults"]
+    assert faults["interrupt-lost"]["point"] == "interrupt"
+    assert len(faults) == 16
+
+
+def test_the_signal_can_change_and_the_program_be_listed(device: Running) -> None:
+    call = device.control.call
+    assert call("signal") == {"norm": "PAL", "connected": True}
+    assert call("signal", norm="NTSC", connected=False) == {"norm": "NTSC", "connected": False}
+    assert call("register-read", name="DSTATUS")["value"] & 0xD0 == 0
+    with pytest.raises(ControlError, match="no television norm is called 'FRENCH'"):
+        call("signal", norm="FRENCH")
+    assert call("program") == {"running": False, "pc": 0, "instructions": []}
+
+
 def test_where_memory_lies_and_whether_a_finding_holds_the_guest(device: Running) -> None:
     call = device.control.call
     assert call("memory") == {"pid": device.process.pid, "vmcoreinfo": "", "segments": []}

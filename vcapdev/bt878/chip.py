@@ -90,7 +90,11 @@ class Bt878:
         self.engine = Engine(bus, self.fifo, self.latch)
         self.frame = 0
         self._stats = Stats()
-        self._set_intx, self._handling, self._level = set_intx, handling, False
+        self.drive = set_intx
+        """Gets the level of the interrupt line, when it changes; a fault may stand in its place."""
+        self.spoil: Callable[[list[Block]], list[Block]] | None = None
+        """A fault that takes lines out of fields."""
+        self._handling, self._level = handling, False
         self._stat, self._mask = self.registers.cell("INT_STAT"), self.registers.cell("INT_MASK")
         self._control = self.registers.cell("GPIO_DMA_CTL")
         self._switches = 0  # RISC_ENABLE and FIFO_ENABLE as they were
@@ -165,7 +169,7 @@ class Bt878:
 
     def inject_parity_error(self) -> None:
         """The engine's next fetch fails: RIPERR, and RISC_ENABLE is reset."""
-        self.engine.parity_error = True
+        self.engine.fetch_error = IntStat.RIPERR.mask | IntStat.PPERR.mask
 
     # Interrupts.
 
@@ -198,7 +202,20 @@ class Bt878:
         if level != self._level:
             self._level = level
             self._stats.interrupts += level
-            self._set_intx(level)
+            self.drive(level)
+
+    @property
+    def interrupting(self) -> bool:
+        """Whether an unmasked cause is pending, and the line is up for it."""
+        return self._level
+
+    def forget_interrupt(self) -> None:
+        """For faults: the line has not risen after all; the next cause raises it."""
+        self._level = False
+
+    def look_at_interrupts(self) -> None:
+        """For faults: raise the line now if a cause is pending."""
+        self._show_interrupt()
 
     def read_INT_STAT(self) -> int:
         """Latched bits, and the engine's flags."""
@@ -267,7 +284,8 @@ class Bt878:
             self.decoder.start_field(bool(self._field))
             if self._control.value & _FIFO:
                 setup = self.decoder.setup(bool(self._field))
-                self.fifo.load(field_blocks(setup, self.decoder.norm, self.frame, self._field))
+                blocks = field_blocks(setup, self.decoder.norm, self.frame, self._field)
+                self.fifo.load(blocks if self.spoil is None else self.spoil(blocks))
             self.engine.run()
         finally:
             self._holding = False

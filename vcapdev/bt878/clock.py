@@ -57,6 +57,7 @@ class Clock:
     :param period: seconds of a field, asked for each one.
     :param busy: whether anything is captured, for ``fast``.
     :param held: whether the chip has held an interrupt back and may raise it now; then ``resume`` is called.
+    :ivar begin: called when a field begins; a fault may stand in its place.
     :ivar timeouts: handlers that were not awaited any longer.
     :ivar late: fields that began more than a period late, so that the time-line was moved.
     """
@@ -74,7 +75,7 @@ class Clock:
         resume: Callable[[], None] = lambda: None,
     ) -> None:
         self._scheduler = scheduler
-        self._begin, self._end = begin, end
+        self.begin, self._end = begin, end
         self._period, self._busy = period, busy
         self._held, self._resume = held, resume
         self._mode = _checked(mode)
@@ -235,7 +236,7 @@ class Clock:
             if not self.awaiting and self._frozen is None:
                 self._move_on()
                 self._inside = True
-                self._begin()
+                self.begin()
         finally:
             self._running = False
 

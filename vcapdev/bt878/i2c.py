@@ -53,6 +53,9 @@ class I2cBus:
         if len(self._devices) != len(devices):
             raise ValueError("two I2C devices have the same address")
         self._selected: I2cDevice | None = None
+        self.refuses: Callable[[int], bool] | None = (
+            None  # a fault: asked at each start whether nobody answers
+        )
         self.reading = False
         """Direction that the last start gave."""
 
@@ -63,7 +66,8 @@ class I2cBus:
 
     def start(self, byte: int) -> bool:
         """A start, or a repeated one, with address and direction; whether somebody acknowledged."""
-        device = self._devices.get(byte >> 1)
+        refused = self.refuses is not None and self.refuses(byte)
+        device = None if refused else self._devices.get(byte >> 1)
         self.reading = bool(byte & 1)
         self._selected = device if device is not None and device.begin(self.reading) else None
         return self._selected is not None
@@ -196,14 +200,14 @@ class I2cController:
     def __init__(self, registers: RegisterFile, bus: I2cBus, latch: Callable[[int], None]) -> None:
         self._register = registers.cell("I2C")
         self._status = registers.cell("INT_STAT")
-        self._bus = bus
+        self.bus = bus
         self._wires = Wires(bus)
         self._latch = latch
         registers.bind(self)
 
     def reset(self) -> None:
         """Lines released, no transfer; the register itself is reset by its file."""
-        self._bus.stop()
+        self.bus.stop()
         self._wires.reset()
 
     def read_I2C(self) -> int:
@@ -221,7 +225,7 @@ class I2cController:
             return
         acknowledged = self._transfer(value)
         if not value & I2c.NOSTOP.mask or not acknowledged:
-            self._bus.stop()
+            self.bus.stop()
         self._status.value = IntStat.RACK.put(self._status.value, acknowledged)
         self._latch(IntStat.I2CDONE.mask)
 
@@ -234,16 +238,16 @@ class I2cController:
         """
         first = I2c.DB0.get(value)
         if value & I2c.NOSTART.mask:
-            return self._fetch(value) if self._bus.reading else self._bus.write(first)
-        if not self._bus.start(first):
+            return self._fetch(value) if self.bus.reading else self.bus.write(first)
+        if not self.bus.start(first):
             return False
-        if self._bus.reading:
+        if self.bus.reading:
             return self._fetch(value)
         more = [I2c.DB1.get(value), I2c.DB2.get(value)] if value & I2c.W3B.mask else [I2c.DB1.get(value)]
-        return all(self._bus.write(byte) for byte in more)
+        return all(self.bus.write(byte) for byte in more)
 
     def _fetch(self, value: int) -> bool:
-        if not self._bus.selected:
+        if not self.bus.selected:
             return False
-        self._register.value = I2c.DB2.put(value, self._bus.read())
+        self._register.value = I2c.DB2.put(value, self.bus.read())
         return True

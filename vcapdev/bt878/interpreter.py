@@ -71,7 +71,7 @@ class Interpreter:
         self.scratch = _scratch(GROUP_BYTES + _SLACK)
         self.may_interrupt: Callable[[], bool] = lambda: True
         self.held = False
-        self.parity_error = False  # a test wants the next fetch to fail
+        self.fetch_error = 0  # a test wants the next fetch to fail, with these bits of INT_STAT
         self.moved: list[tuple[Block, Batch]] = []
         self._pieces: list[Piece] = []
         self._span = (1 << 64, 0)  # lowest and highest address in _pieces
@@ -99,8 +99,8 @@ class Interpreter:
         code = self.bus.fetch(pc, 4 * LONGEST, instruction_bytes, pc | FETCH)
         words = list(_WORDS[len(code)].unpack(code))
         op = words[0] >> 28
-        if self.parity_error:
-            return self._fatal(IntStat.RIPERR.mask | IntStat.PPERR.mask)
+        if self.fetch_error:
+            return self._fatal(self.fetch_error)
         if words[0] & IRQ and not self.may_interrupt():
             self.held = True
             return False
@@ -113,7 +113,7 @@ class Interpreter:
     def _fatal(self, error: int) -> bool:
         """A bad opcode or operand, or a parity error: the engine stops (pages 2-43, 2-45)."""
         self.flush()
-        self.parity_error = False
+        self.fetch_error = 0
         self.running = False
         self.latch(error)
         return False

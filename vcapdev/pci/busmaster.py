@@ -201,7 +201,7 @@ class BusMaster:
         :raise ValueError: a piece reaches outside ``data``.
         """
         if not self.enabled():
-            self._refuse_piece(batch, 0, Abort.MASTER_DISABLED)
+            self.refuse_piece(batch, 0, Abort.MASTER_DISABLED)
         plan = self._planned(batch, data)
         if len(plan.moved.addr) and self.observers:
             for observer in self.observers:
@@ -215,7 +215,7 @@ class BusMaster:
             for observer in self.observers:
                 observer.after_write(plan.moved)
         if plan.fault is not None:
-            self._refuse_piece(batch, *plan.fault)
+            self.refuse_piece(batch, *plan.fault)
         return True
 
     def _move(self, plan: _Plan) -> None:
@@ -328,7 +328,8 @@ class BusMaster:
             _append(runs, index, part)
         return None
 
-    def _refuse_piece(self, batch: Batch, index: int, why: Abort) -> NoReturn:
+    def refuse_piece(self, batch: Batch, index: int, why: Abort) -> NoReturn:
+        """End a batch at one of its pieces, as a bridge would. :raise BusAbort: always."""
         rows = (batch.addr, batch.length, batch.origin)
         addr, length, origin = (int(row[index]) if index < len(row) else 0 for row in rows)
         self._refuse(BusAbort(addr, length, origin, True, why, index))

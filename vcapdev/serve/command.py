@@ -14,10 +14,11 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+from vcapdev.bt878.faults import Armed
 from vcapdev.dmacheck.verdict import Verdict
 from vcapdev.errors import ExitStatus, GuestError
 from vcapdev.serve.card import Card
-from vcapdev.serve.commands import Commands, held_event, verdict_event
+from vcapdev.serve.commands import Commands, fault_event, held_event, verdict_event
 from vcapdev.serve.control import ControlServer
 from vcapdev.serve.options import ServeOptions
 from vcapdev.serve.sockets import adopt, listening
@@ -50,6 +51,10 @@ def serve(options: ServeOptions) -> ExitStatus:
         for channel in control:
             channel.broadcast(held_event(verdict, stopped))
 
+    def fault(armed: Armed) -> None:
+        for channel in control:
+            channel.broadcast(fault_event(armed))
+
     connected_only = left = False
 
     def gone() -> None:
@@ -61,7 +66,7 @@ def serve(options: ServeOptions) -> ExitStatus:
     with ExitStack() as stack:
         stack.enter_context(_ending(reactor.stop))
         client, connected_only = _client_socket(options, stack)
-        card = Card(options, reactor, found, gone, held)
+        card = Card(options, reactor, found, gone, held, fault)
         stack.callback(card.close)
         if options.control is not None:
             listener = stack.enter_context(listening(options.control, "--control"))
