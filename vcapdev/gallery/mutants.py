@@ -4,22 +4,24 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vcapdev.errors import ExitStatus, SetupError, UsageError
 from vcapdev.gallery import matrix
+from vcapdev.gallery.crew import Crew, Job, room
 from vcapdev.gallery.hand import scene_of
 from vcapdev.gallery.mutant_options import MutantOptions
 from vcapdev.gallery.scene import Machine, Scene
 from vcapdev.gallery.stage import Stage
-from vcapdev.image.kbuild import Builder, check_kernel_has, mutant_change
+from vcapdev.image.kbuild import Builder, Built, check_kernel_has, mutant_change
 from vcapdev.image.mutants import Mutant, mutants
 from vcapdev.image.recipe import load_recipe
-from vcapdev.progress import Progress
+from vcapdev.progress import Silent
 from vcapdev.run.options import RunOptions
 from vcapdev.run.prepare import Prepared, prepare
 from vcapdev.run.screen import Screen
@@ -29,11 +31,28 @@ Files = Mapping[str, Path]
 
 @dataclass
 class Cast:
-    """Who can play on a kernel: mutants with their scenes and modules, and why the others cannot."""
+    """Who can play on a kernel: mutants with their scenes, in the order in which they are told; and why the
+    others cannot. ``modules`` are there as soon as they are built."""
 
     playing: list[tuple[Mutant, Scene]] = field(default_factory=list)
-    modules: dict[str, Files] = field(default_factory=dict)
     left: list[matrix.Row] = field(default_factory=list)
+    modules: dict[str, Files] = field(default_factory=dict)
+
+    @property
+    def machines(self) -> set[Machine]:
+        """What guests are needed."""
+        return {scene.machine for _, scene in self.playing}
+
+
+@dataclass
+class Took:
+    """Seconds, for the report."""
+
+    prepare: float = 0.0
+    build: float = 0.0  # from the first change to the last, while others are played
+    play: float = 0.0  # all in all
+    guests: int = 1
+    boots: int = 0
 
 
 def run(options: MutantOptions) -> ExitStatus:
@@ -45,18 +64,28 @@ def run(options: MutantOptions) -> ExitStatus:
         from vcapdev.gallery import machines
 
         return machines.run(options)
-    screen = Screen()
+    screen, took = Screen(), Took()
     run_options = RunOptions(kernel=options.kernel, qemu=options.qemu, accel=options.accel)
     with screen.stage("prepare") as stage:
         prepared = prepare(run_options, screen.progress)
         stage.note = f"{options.kernel}, QEMU {prepared.qemu.version} with {prepared.accel.name}"
+    cast = assemble(chosen(options.only), run_options, prepared)
+    recipe = load_recipe(options.kernel)
     with screen.stage("build") as stage:
-        cast = assemble(chosen(options.only), run_options, prepared, screen.progress)
-        stage.note = f"{len(cast.playing)} altered drivers for Linux {prepared.guest.release}"
+        for mutant, _ in cast.playing[:1]:  # with it sources and tools come, which takes longest
+            Builder(recipe, prepared.guest, screen.progress).build(mutant_change(mutant, recipe))
+        stage.note = "sources, tools and the first driver"
+    builder = Builder(recipe, prepared.guest, Silent())
+    took.guests = options.guests or room(max((each.memory for each in cast.machines), default=0))
     with screen.stage("play") as stage:
-        rows = sorted([*play(cast, run_options, prepared, screen), *cast.left], key=lambda row: row.mutant)
-        stage.note = ", ".join(f"{count} {name}" for name, count in matrix.totals(rows).items() if count)
-    finish(rows, run_options, prepared, options.report)
+        played = list(play(cast, builder, run_options, prepared, screen, took))
+        rows = sorted([*played, *cast.left], key=lambda row: row.mutant)
+        stage.note = (
+            f"{len(played)} altered drivers for Linux {prepared.guest.release}, built in {took.build:.0f} s"
+            f" meanwhile; {took.guests} guests at a time, {took.boots} boots"
+        )
+    took.prepare, took.play = screen.stages["prepare"], screen.stages["play"]
+    finish(rows, run_options, prepared, options.report, took)
     return ExitStatus.CLEAN if all(row.good for row in rows) else ExitStatus.FINDINGS
 
 
@@ -73,56 +102,85 @@ def chosen(only: Sequence[str], directory: Path | None = None) -> list[Mutant]:
     return found
 
 
-def assemble(wanted: Sequence[Mutant], options: RunOptions, prepared: Prepared, progress: Progress) -> Cast:
-    """Build what this kernel can have; what does not build although it should is told as a row of its own."""
+def assemble(wanted: Sequence[Mutant], options: RunOptions, prepared: Prepared) -> Cast:
+    """Who can play on this kernel, sorted by name."""
     recipe, cast = load_recipe(options.kernel), Cast()
-    builder = Builder(recipe, prepared.guest, progress)
-    fitting: dict[str, Mutant] = {}
-    for mutant in wanted:
+    for mutant in sorted(wanted, key=lambda each: each.name):
         try:
-            change = mutant_change(mutant, recipe)
-            check_kernel_has(prepared.guest, change)
+            check_kernel_has(prepared.guest, mutant_change(mutant, recipe))
         except UsageError as error:
             cast.left.append(matrix.unplayed(mutant, options.kernel, matrix.NOT_HERE, str(error)))
         else:
-            fitting[mutant.name] = mutant
-    changes = [mutant_change(mutant, recipe) for mutant in fitting.values()]
-    for built in builder.build_all(changes):
-        mutant = fitting[built.change.name]
-        if built.error:
-            cast.left.append(matrix.unplayed(mutant, options.kernel, matrix.NOT_BUILT, built.error))
-        else:
-            cast.modules[mutant.name] = built.modules
             cast.playing.append((mutant, scene_of(mutant)))
     return cast
 
 
-def play(cast: Cast, options: RunOptions, prepared: Prepared, screen: Screen) -> Iterator[matrix.Row]:
-    """Play each, those with the same machine in one boot, those that ruin their guest last."""
-    machines = dict.fromkeys(scene.machine for _, scene in cast.playing)
-    for machine in machines:
-        mine = [(mutant, scene) for mutant, scene in cast.playing if scene.machine == machine]
-        mine.sort(key=lambda pair: (pair[1].ruins, pair[0].name))
-        yield from _play_on(machine, mine, cast, options, prepared, screen)
-
-
-def _play_on(
-    machine: Machine,
-    mine: Sequence[tuple[Mutant, Scene]],
-    cast: Cast,
-    options: RunOptions,
-    prepared: Prepared,
-    screen: Screen,
+def play(
+    cast: Cast, builder: Builder, options: RunOptions, prepared: Prepared, screen: Screen, took: Took
 ) -> Iterator[matrix.Row]:
-    with Stage(options, prepared, cast.modules.__getitem__, machine) as stage:
-        for mutant, scene in mine:
-            screen.live(f"playing {mutant.name} (guest {stage.boots})")
-            row = matrix.judge(mutant, stage.run_scene(scene))
+    """Build and play each; rows come in the order of the cast, whoever was built or played first."""
+
+    def open_stage(machine: Machine) -> Stage:
+        return Stage(options, prepared, cast.modules.__getitem__, machine)
+
+    with Crew[matrix.Row](open_stage, min(took.guests, len(cast.playing) or 1)) as crew:
+        thread = threading.Thread(
+            target=_build, args=(cast, builder, options, crew, took), name="builds", daemon=True
+        )
+        thread.start()
+
+        def live() -> None:
+            screen.live(
+                f"built {len(cast.modules)} of {len(cast.playing)}; playing {', '.join(crew.playing)}"
+            )
+
+        for row in crew.results(len(cast.playing), on_turn=live):
             screen.show(matrix.table([row]))
             yield row
+        thread.join()
+        took.boots = crew.boots
 
 
-def finish(rows: Sequence[matrix.Row], options: RunOptions, prepared: Prepared, report: Path | None) -> None:
+def _build(cast: Cast, builder: Builder, options: RunOptions, crew: Crew[matrix.Row], took: Took) -> None:
+    """Build all changes, those that are long to play first, and have each played as soon as it is there."""
+    begin = time.monotonic()
+    places = {mutant.name: place for place, (mutant, _) in enumerate(cast.playing)}
+    order = sorted(cast.playing, key=lambda pair: -cost(pair[1]))
+    try:
+        changes = [mutant_change(mutant, load_recipe(options.kernel)) for mutant, _ in order]
+        for built in builder.build_all(changes):
+            place = places[built.change.name]
+            _offer(cast, place, built, options.kernel, crew)
+    except BaseException as error:
+        crew.fail(error)
+    took.build = round(time.monotonic() - begin, 1)
+
+
+def _offer(cast: Cast, place: int, built: Built, kernel: str, crew: Crew[matrix.Row]) -> None:
+    mutant, scene = cast.playing[place]
+    if built.error:
+        crew.settle(place, matrix.unplayed(mutant, kernel, matrix.NOT_BUILT, built.error))
+        return
+    cast.modules[mutant.name] = built.modules
+    crew.offer(
+        place,
+        Job(
+            mutant.name,
+            scene.machine,
+            lambda stage: matrix.judge(mutant, stage.run_scene(scene)),
+            cost(scene),
+        ),
+    )
+
+
+def cost(scene: Scene) -> float:
+    """Roughly the seconds that a scene takes: it decides only what begins first."""
+    return 2.0 + (15.0 if scene.machine.iommu else 0.0) + (6.0 if scene.ruins else 0.0)
+
+
+def finish(
+    rows: Sequence[matrix.Row], options: RunOptions, prepared: Prepared, report: Path | None, took: Took
+) -> None:
     """Print the sums, write the report."""
     counts = matrix.totals(rows)
     for name, count in counts.items():
@@ -140,6 +198,7 @@ def finish(rows: Sequence[matrix.Row], options: RunOptions, prepared: Prepared, 
         "qemu": prepared.qemu.version,
         "accelerator": prepared.accel.name,
         "packages": prepared.packages(),
+        "took": asdict(took),
     }
     try:
         report.mkdir(parents=True, exist_ok=True)

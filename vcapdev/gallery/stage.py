@@ -13,6 +13,7 @@ ruined, is replaced by a freshly booted one::
 from __future__ import annotations
 
 import json
+import os
 import signal
 import tempfile
 import time
@@ -116,11 +117,25 @@ class Stage:
         if pair is not None:
             pair.stop()
 
+    def abandon(self) -> None:
+        """Have whatever is being played end soon, in trouble; for another thread than the one that plays."""
+        pair = self._pair
+        pid = pair.vm.pid if pair is not None else None
+        if pair is not None and pid is not None and pair.vm.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def pull(self, path: str) -> bytes:
         """A file of the guest. :raise GuestError: there is none, or no guest."""
         if self._pair is None:
             raise GuestError(f"no guest is up to fetch {path} from")
         return self._pair.vm.agent.pull(path)
+
+    def registers(self) -> dict[str, int]:
+        """Every register of the card, as a read would give it. :raise GuestError: no guest is up."""
+        if self._pair is None:
+            raise GuestError("no guest is up whose card could be asked")
+        return dict(self._pair.device.call("registers")["registers"])
 
     def run_scene(self, scene: Scene) -> Outcome:
         """Play one scene; whatever happens in the guest ends up in its outcome.
