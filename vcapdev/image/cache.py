@@ -307,6 +307,14 @@ class Cache:
                 place.rename(grave / "dropped")
             remove_tree(grave)
 
+    def keep(self, kind: str, most: int) -> None:
+        """Remove the entries of a kind that were not used for longest, but for ``most`` and those in use."""
+        alike = sorted(
+            (item for item in self._entries() if item.kind == kind), key=lambda one: -one.last_used
+        )
+        for item in alike[most:]:
+            self._remove(item, Pruned([], []))
+
     def list(self) -> list[CacheItem]:
         """Everything in the cache, the largest first."""
         items = [*self._entries(), *self._indexes(), *self._files()]

@@ -73,7 +73,9 @@ class Pair:
         self.device = DeviceProcess(serve_options(options, work), work / "device.log", forked=warm)
         config = vm_config(options, prepared, work)
         if warm:
-            config.snapshot = snapshot_of(config, progress if progress is not None else Silent())
+            config.snapshot = snapshot_of(
+                config, progress if progress is not None else Silent(), name=options.kernel
+            )
             nursery.warm().meet(config.snapshot, config.memory_mib << 20)
         self.vm = WatchedVm(config, self.device)
 

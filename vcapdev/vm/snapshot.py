@@ -44,16 +44,20 @@ _BOOT = 180.0  # seconds; 6 on an idle machine without KVM
 _CALM = 1.0  # seconds without a line in the kernel's log, after which a guest has booted
 _CALM_AT_MOST = 20.0
 _TURN = 0.1
+_MOST = 16  # snapshots in the cache, some 80 MB each; those that were not used for longest go
 _STAY_AWAKE = "for port in /sys/bus/pci/devices/*/power/control; do echo on > $port; done"
 _SOMEWHERE = Path("/vcapdev")  # stands for the working directory, on which nothing depends
 _HASHED = (restore.STATE, ramimage.RUNS, ramimage.PAGES, restore.CONSOLE, restore.LOG)
 
 
-def snapshot_of(config: VmConfig, progress: Progress, *, cache: Cache | None = None) -> Path:
+def snapshot_of(
+    config: VmConfig, progress: Progress, *, name: str = "guest", cache: Cache | None = None
+) -> Path:
     """The directory of a saved guest of this configuration; it is booted and saved when there is none.
 
-    One that is damaged is made again, after a line that says so. ``config`` may have a card; the saved guest
-    has an empty slot. Only one process makes it, others wait.
+    ``name`` says in ``vcapdev cache list`` what it is. One that is damaged is made again, after a line that
+    says so. ``config`` may have a card; the saved guest has an empty slot. Only one process makes it, others
+    wait.
 
     :raise UsageError: a guest of this configuration cannot be saved.
     :raise SetupError: the disk is full. :raise GuestError: the guest does not come up.
@@ -61,12 +65,13 @@ def snapshot_of(config: VmConfig, progress: Progress, *, cache: Cache | None = N
     if config.interactive:
         raise UsageError("an interactive guest cannot start from a snapshot")
     owner = cache if cache is not None else _cache(cache_dir())
-    bare = replace(config, card_socket=None, snapshot=None, slot=True)
-    key = key_of(bare, owner)
-    label = f"guest of {bare.memory_mib} MiB, {bare.kernel.name}, swap {bare.swap}"
+    alone = bare(config)
+    key = key_of(alone, owner)
+    label = f"{name} with {alone.memory_mib} MiB, swap {alone.swap} {alone.append}".rstrip()
 
     def build(directory: Path) -> None:
-        make(bare, directory, progress)
+        make(alone, directory, progress)
+        owner.keep(KIND, _MOST)
 
     saved = owner.entry(KIND, key, build, label=label)
     problem = what_is_wrong(saved, owner)
@@ -78,8 +83,13 @@ def snapshot_of(config: VmConfig, progress: Progress, *, cache: Cache | None = N
     return saved
 
 
+def bare(config: VmConfig) -> VmConfig:
+    """The guest that is saved for one of ``config``: it has an empty slot for the card."""
+    return replace(config, card_socket=None, snapshot=None, slot=True)
+
+
 def key_of(config: VmConfig, cache: Cache) -> str:
-    """The cache key: a hash over all that the state of a booted guest depends on."""
+    """The cache key of a :func:`bare` guest: a hash over all that its state depends on."""
     swap = None if config.swap_disk is None else _SOMEWHERE / "swap"
     words = build_command_line(replace(config, workdir=_SOMEWHERE, swap_disk=swap))
     programs = list(config.qemu.argv)
@@ -106,16 +116,21 @@ def make(config: VmConfig, directory: Path, progress: Progress) -> None:
             vm.start()
             _settle(vm.wait_agent(_BOOT), vm)
             restore.save(vm, directory)
-            hello = vm.agent.hello
+            release = str((vm.agent.hello or {}).get("release"))
+    write_about(config, directory, release)
+    progress.finish(f"{(directory / ramimage.PAGES).stat().st_size / 1e6:.0f} MB")
+
+
+def write_about(config: VmConfig, directory: Path, release: str) -> None:
+    """What was saved, for people, and how each file can be told to be whole."""
     about = {
         "format": _FORMAT,
-        "kernel": (hello or {}).get("release"),
+        "kernel": release,
         "parameters": config.append,
         "memory_mib": config.memory_mib,
         "files": {file: _measure(directory / file) for file in _HASHED},
     }
     (directory / _ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    progress.finish(f"{(directory / ramimage.PAGES).stat().st_size / 1e6:.0f} MB")
 
 
 def _settle(agent: Agent, vm: Vm) -> None:
