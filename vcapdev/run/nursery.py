@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -90,6 +91,7 @@ class Nursery:
                 [sys.executable, "-m", "vcapdev.nursery"], stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL, start_new_session=True, env=environment,
             )  # fmt: skip
+        self.lock = threading.RLock()  # several guests may be played with at a time, each in a thread
         self._socket = ours
         self._born: Forked | None = None
         self._met: set[Path] = set()
@@ -106,17 +108,18 @@ class Nursery:
         :raise NurseryError: the nursery has ended, or does not answer.
         """
         request = {"argv": argv, "log": str(log.absolute()), "environment": dict(os.environ)}
-        try:
-            self._socket.send(json.dumps(request).encode())
-        except OSError as error:
-            raise NurseryError(f"no device process can be forked: {error.strerror}") from error
-        self._born, end = None, time.monotonic() + _READY
-        while self._born is None:
-            if time.monotonic() > end or not self.alive:
-                self.close()
-                raise NurseryError("no device process can be forked: the process that does it has ended")
-            self.hear(0.1)
-        return self._born
+        with self.lock:
+            try:
+                self._socket.send(json.dumps(request).encode())
+            except OSError as error:
+                raise NurseryError(f"no device process can be forked: {error.strerror}") from error
+            self._born, end = None, time.monotonic() + _READY
+            while self._born is None:
+                if time.monotonic() > end or not self.alive:
+                    self.close()
+                    raise NurseryError("no device process can be forked: the process that does it has ended")
+                self.hear(0.1)
+            return self._born
 
     def meet(self, snapshot: Path, size: int) -> None:
         """Have it look at the kernel in a snapshot with ``size`` bytes of RAM; nobody waits for that."""
@@ -127,13 +130,16 @@ class Nursery:
 
     def hear(self, timeout: float) -> None:
         """Take in what it says, waiting for the first word."""
-        while self._socket.fileno() >= 0 and select.select([self._socket], [], [], timeout)[0]:
-            timeout = 0
-            data, rights, _, _ = self._socket.recvmsg(LARGEST, socket.CMSG_SPACE(4))
-            if not data:
-                self.close()
-                return
-            self._take(json.loads(data), [array.array("i", each[2][:4])[0] for each in rights])
+        if timeout:
+            with suppress(OSError, ValueError):  # another thread closes it
+                select.select([self._socket], [], [], timeout)
+        with self.lock:
+            while self._socket.fileno() >= 0 and select.select([self._socket], [], [], 0)[0]:
+                data, rights, _, _ = self._socket.recvmsg(LARGEST, socket.CMSG_SPACE(4))
+                if not data:
+                    self.close()
+                    return
+                self._take(json.loads(data), [array.array("i", each[2][:4])[0] for each in rights])
 
     def close(self) -> None:
         """End it and all that it has forked; harmless when repeated."""
@@ -157,16 +163,18 @@ class Nursery:
 
 
 _nursery: Nursery | None = None
+_lock = threading.Lock()
 
 
 def warm() -> Nursery:
     """Start the nursery unless there is one; it loads while others do what they do."""
     global _nursery
-    if _nursery is None or _nursery.owner != os.getpid() or not _nursery.alive:
-        if _nursery is None:
-            atexit.register(_end)
-        _nursery = Nursery()
-    return _nursery
+    with _lock:
+        if _nursery is None or _nursery.owner != os.getpid() or not _nursery.alive:
+            if _nursery is None:
+                atexit.register(_end)
+            _nursery = Nursery()
+        return _nursery
 
 
 def spawn(argv: list[str], log: Path) -> Forked:
