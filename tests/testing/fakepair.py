@@ -43,6 +43,7 @@ class FakeDevice:
         self.clock, self.steps, self.fields = "paced", 0, 0
         self.registers = {"INT_STAT": 0x10000800, "INT_MASK": 0xC0B13}
         self.settled = True
+        self.armed: Json = {}
         self.pages = 100
 
     def call(self, command: str, *, timeout: float = 10, **arguments: Any) -> Json:
@@ -85,6 +86,15 @@ class FakeDevice:
 
     def do_check_status(self) -> Json:
         return {"attached": True, "pages_checked": self.pages, "defects": [], "unchecked_writes": 0}
+
+    def do_fault(self, **given: Any) -> Json:
+        """Three points of each fault come, but none of "i2c-nack"."""
+        if given.get("fault", "") is None:
+            self.armed = {}
+        elif given:
+            seen = 0 if given["fault"] == "i2c-nack" else 3
+            self.armed = {**given, "fired": given["at"] <= seen, "seen": seen}
+        return self.armed
 
     def do_access_log(self, last: int) -> Json:
         return {"lines": ["R INT_STAT 0x10000800 RISCS=0x1 RISCI"]}
@@ -193,6 +203,7 @@ class FakeVm:
         ticks = itertools.count()
         self.watch = CrashWatch(ConsoleTail(self.console_log), lambda: float(next(ticks)))
         self.survives: Callable[[GuestCrash], bool] = lambda crash: False
+        self.on_turn: Callable[[], None] = lambda: None
         self.device, self.dead = device, False
         self.agent = FakeAgent(self)
         self._clock = itertools.count(1_000_000, 1_000)

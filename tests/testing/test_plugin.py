@@ -279,3 +279,84 @@ def test_the_marks_and_options_are_explained(run) -> None:
     shown = run("", "--markers").stdout.str()
     assert "@pytest.mark.vcapdev_guest(kernel, memory, swap, ...): @vcapdev.guest(...)" in shown
     assert "--vcapdev-kernel" in run("", "--help").stdout.str()
+
+
+def test_a_sweep_runs_each_fault_at_each_of_its_points(run) -> None:
+    """The fake card has three points of each fault; the run with the fourth is the one without."""
+    result = run(
+        """
+runs = []
+
+@vcapdev.every_fault("interrupt-lost", "signal-lost")
+def test_swept(guest, card):
+    runs.append(card.armed.at)
+    guest.run("say something")
+
+def test_how_often(): assert runs == [1, 2, 3, 4] * 2
+""",
+        "-v",
+    )
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["*test_swept?interrupt-lost? PASSED*", "*test_swept?signal-lost? PASSED*"])
+    assert len(fakepair.BOOTS) == 1
+
+
+def test_a_sweep_says_which_fault_broke_the_test_and_where(run) -> None:
+    result = run("""
+@vcapdev.every_fault("interrupt-lost")
+def test_breaks(guest, card):
+    assert card.armed.at != 2, "a frame was lost"
+
+@vcapdev.every_fault("interrupt-late")
+def test_warns(guest, card):
+    if card.armed.at == 3:
+        guest.run("kernel WARNING: CPU: 0 at a.c:1")
+
+@vcapdev.every_fault("unplug")
+def test_broken_anyway(guest, card):
+    assert card.armed.at != 4
+""")
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines([
+        "*AssertionError: a frame was lost*",
+        "*broken by the fault interrupt-lost at its point 2 (the line rises and nobody notices; *",
+        "*the guest's kernel complained (warning): WARNING: CPU: 0 at a.c:1*",
+        "*broken by the fault interrupt-late at its point 3 (*",
+        "*broken without a fault: unplug had not come at its point 4*",
+    ])  # fmt: skip
+
+
+def test_a_sweep_can_be_bounded_and_a_fault_that_never_comes_is_told(run) -> None:
+    result = run("""
+runs = []
+
+@vcapdev.every_fault("interrupt-lost", points=2)
+def test_bounded(card): runs.append(1)
+
+def test_count(): assert len(runs) == 2
+
+@vcapdev.every_fault("i2c-nack")
+def test_named(card): pass
+
+@vcapdev.every_fault()
+def test_all(card): pass
+
+@vcapdev.every_fault("interrupt-lost")
+def test_without_a_guest(): pass
+""")
+    result.assert_outcomes(passed=2 + 15, failed=2, skipped=1)
+    result.stdout.fnmatch_lines_random([
+        "i2c-nack: no point of it came while the test ran",
+        "@vcapdev.every_fault: the test has neither the fixture guest nor card",
+    ])  # fmt: skip
+
+
+def test_a_fault_that_does_not_exist_is_told_in_one_line(run) -> None:
+    result = run("""
+@vcapdev.every_fault("interupt-lost")
+def test_one(card): pass
+""")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([
+        "@vcapdev.every_fault: there is no fault 'interupt-lost'; did you mean 'interrupt-lost'[?]"
+    ])  # fmt: skip

@@ -84,6 +84,12 @@ class DeviceProcess:
         self.call("subscribe")
 
     @property
+    def sockets(self) -> list[Path]:
+        """Where it listens; a killed process leaves them behind."""
+        paths = (self._options.socket_path, self._options.control)
+        return [path for path in paths if path is not None]
+
+    @property
     def pid(self) -> int | None:
         """The process id; None before the start."""
         return None if self._process is None else self._process.pid

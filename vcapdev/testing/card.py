@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
+from vcapdev.bt878.listing import Instruction
 from vcapdev.bt878.registers import REGISTERS
 from vcapdev.errors import GuestError, InconclusiveError, UsageError, ViolationError
 from vcapdev.fields import Register
@@ -19,6 +20,7 @@ from vcapdev.report.model import Verdict
 from vcapdev.run.pair import PATIENCE
 from vcapdev.serve.options import CLOCKS
 from vcapdev.testing.config import did_you_mean
+from vcapdev.testing.faults import ArmedFault
 from vcapdev.vm.agent import GuestTimeoutError
 
 Json = dict[str, Any]
@@ -280,6 +282,10 @@ class Card:
         self, device: Callable[[], Device], turn: Callable[[], None], busy: Callable[[], bool] = lambda: False
     ) -> None:
         self._device, self._turn, self._busy = device, turn, busy
+        #: The fault that the test has armed.
+        self.armed: ArmedFault | None = None
+        #: Whether the card is in its slot, and its device process alive.
+        self.there = True
         self.registers = Registers(self)
         self.interrupts = Interrupts(self)
         self.dma = Dma(self)
@@ -350,7 +356,31 @@ class Card:
             with suppress(GuestError):
                 self.clock = before
 
+    # -- what the camera sends, and what goes wrong
+
+    def signal(self, *, norm: str | None = None, connected: bool | None = None) -> Json:
+        """What the camera sends ("PAL", "NTSC" or "SECAM"), and if its cable is in; sets what is given."""
+        given: Json = {"norm": norm, "connected": connected}
+        return self.call("signal", **{key: value for key, value in given.items() if value is not None})
+
+    def fault(self, name: str, at: int = 1, lasts: int | None = None) -> ArmedFault:
+        """A block in which the card commits a fault, at its ``at``-th point from the block's begin::
+
+            with card.fault("interrupt-lost", at=3) as fault:
+                guest.capture(frames=10)
+            assert fault.fired
+
+        :param lasts: fields (milliseconds for "interrupt-late", runs of the handler for "interrupt-stuck").
+        :raise UsageError: there is no such fault.
+        """
+        return ArmedFault(self, name, at, lasts)
+
     # -- what it did
+
+    def program(self) -> list[Instruction]:
+        """The RISC program in memory from its start on, JUMPs followed: address, dwords and text of each."""
+        found = self.call("program")["instructions"]
+        return [Instruction(each["address"], each["words"], each["text"]) for each in found]
 
     def access_log(self, last: int = 100) -> list[str]:
         """The guest's last register accesses, decoded, oldest first."""

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from vcapdev.bt878.faults import BY_RUNNER
 from vcapdev.errors import GuestError, UsageError, ViolationError
 from vcapdev.gallery.drivers import Drivers
 from vcapdev.gallery.stage import expected_file
@@ -34,6 +35,7 @@ from vcapdev.run.capture import EXPECT, vmstat
 from vcapdev.run.device import DeviceProcess
 from vcapdev.run.pair import PATIENCE, Pair, WatchedVm
 from vcapdev.testing import pressure as pressing
+from vcapdev.testing.bus import Bus
 from vcapdev.testing.capture import CaptureOptions, CaptureResult, RunningCapture
 from vcapdev.testing.card import Card
 from vcapdev.testing.complaints import Complaint, check_pattern
@@ -121,6 +123,7 @@ class Guest:
     :param config: what it is made of, see :func:`vcapdev.testing.config.config_from`.
     :param opener: makes guest and device; tests of vcapdev itself have one that boots nothing.
     :ivar card: its card.
+    :ivar bus: the card's place on the PCI bus: bind, unbind, plug, unplug.
     :ivar complaints: what its kernel complained about since the begin of the test, and nobody expected.
     :ivar has_complained: whether it did at all since its boot, expected or not.
     :ivar death_expected: whether it died of what ``expect_complaint`` waited for.
@@ -135,6 +138,7 @@ class Guest:
     ) -> None:
         self.config = config or GuestConfig()
         self.card = Card(lambda: self._pair.device, self.turn, self._busy)
+        self.bus = Bus(self)
         self.complaints: list[Complaint] = []
         self.has_complained = False
         self.death_expected = False
@@ -143,6 +147,7 @@ class Guest:
         self._work: tempfile.TemporaryDirectory[str] | None = None
         self._drivers: Drivers | None = None
         self._processes: list[Process] = []
+        self._carrying = False  # out a fault
         self._parameters: dict[str, str] = {}  # that the driver was loaded with
         self._marks = 0
         self._since = -1  # microseconds of guest time at which the test began
@@ -360,6 +365,11 @@ class Guest:
             self.mark("dmesg")
         return self.log_text(since=-1 if all_of_it else self._since)
 
+    @property
+    def since(self) -> int:
+        """Guest time at the test's begin, microseconds since its boot; -1 before the first test."""
+        return self._since
+
     def log_text(self, since: int = -1) -> str:
         """What is known of the kernel log here, from a moment on (microseconds since boot)."""
         if self._opened is None:
@@ -404,6 +414,16 @@ class Guest:
             )
         self.complaints[before:] = [one for one in new if not one.matches(wanted)]
         self.death_expected = self.death_expected or self.state is State.CRASHED
+
+    @property
+    def device(self) -> DeviceProcess:
+        """The card's process."""
+        return self._device
+
+    def has_device_files(self) -> bool:
+        """Whether the driver has made /dev/video0 and /dev/vbi0."""
+        with self._asked() as agent:
+            return _registered(agent)
 
     # -- captures and pressure
 
@@ -475,6 +495,8 @@ class Guest:
         self._work = tempfile.TemporaryDirectory(prefix="vcaptest-")
         self._opened = self._opener(self.config, Path(self._work.name), self._progress)
         self._vm.survives = self._survived
+        self._vm.on_turn = self._look_for_fault
+        self.card.there, self.card.armed = True, None
         self.has_complained = self.death_expected = False
 
     def _boot(self) -> None:
@@ -492,6 +514,21 @@ class Guest:
             if self._work is not None:
                 self._work.cleanup()
                 self._work = None
+
+    def _look_for_fault(self) -> None:
+        """At each turn of any wait: carry out a fault that the card has told of and cannot commit itself."""
+        armed = self.card.armed
+        if armed is None or armed.name not in BY_RUNNER or self._carrying:
+            return
+        events = [each for each in self._device.events() if each.get("event") == "fault"]
+        if not events:
+            return
+        armed.carried_out(events[0])
+        self._carrying = True
+        try:
+            {"unplug": self.bus.unplug, "device-killed": self.bus.replace_device}[armed.name]()
+        finally:
+            self._carrying = False
 
     def _survived(self, crash: GuestCrash) -> bool:
         self._complained(crash)

@@ -45,6 +45,8 @@ def shortfalls(guest: Guest) -> list[str]:
 def findings(guest: Guest) -> list[Verdict]:
     """Findings that the test neither expected nor allows; what is known where the device has gone."""
     with suppress(GuestError):
+        if not guest.card.there:
+            return []
         if guest.state is State.SHELL:
             guest.card.settle()
         verdicts = guest.card.dma.unexpected
@@ -58,7 +60,7 @@ def spoilt(guest: Guest) -> bool:
     After a complaint the kernel is another one (lockdep is off, WARN_ONCE is silent), and after a bad write
     nobody knows what was overwritten.
     """
-    if guest.state is not State.SHELL or guest.has_complained:
+    if guest.state is not State.SHELL or guest.has_complained or not guest.card.there:
         return True
     with suppress(GuestError):
         return bool(guest.card.call("verdicts")["verdicts"])

@@ -8,7 +8,7 @@ that it concerns, not the import of their file.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -32,11 +32,15 @@ def guest(**options: Unpack[GuestOptions]) -> pytest.MarkDecorator:
     return mark(**options)
 
 
-def every_fault(*names: str, points: int | None = None, **settings: Any) -> pytest.MarkDecorator:
+def every_fault(*names: str, points: int | None = None, lasts: int | None = None) -> pytest.MarkDecorator:
     """Run a test once for each fault that the card can commit, at each point at which it can.
 
-    :param names: which faults; all where none is given (``vcapdev.testing.faults``).
+    Each fault becomes a test of its own, ``test_x[interrupt-lost]``; the points are runs within it, until the
+    fault does not come any more. Other fixtures than ``guest`` and ``card`` are shared by these runs.
+
+    :param names: which faults; all where none is given (``vcapdev.bt878.faults.FAULTS``).
     :param points: the first so many points of each only.
+    :param lasts: how long a fault lasts, see ``card.fault(...)``.
     """
     mark: pytest.MarkDecorator = getattr(pytest.mark, EVERY_FAULT)
-    return mark(*names, points=points, **settings)
+    return mark(*names, points=points, lasts=lasts)

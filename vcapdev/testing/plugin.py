@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _KEEPER = pytest.StashKey["Keeper"]()
 _LEASED = pytest.StashKey["Guest"]()
+_FAULT = "vcapdev_fault"
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -74,6 +75,50 @@ def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
 def card(guest: Guest) -> Card:
     """The card of the test's guest."""
     return guest.card
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test below ``@vcapdev.every_fault`` becomes one for each fault."""
+    mark = metafunc.definition.get_closest_marker(marks.EVERY_FAULT)
+    if mark is None:
+        return
+    from vcapdev.testing.faults import check_names
+
+    try:
+        names = check_names(mark.args, "@vcapdev.every_fault")
+    except VcapdevError as error:
+        pytest.fail(str(error), pytrace=False)
+    metafunc.fixturenames.append(_FAULT)
+    metafunc.parametrize(_FAULT, names, indirect=True)
+
+
+@pytest.fixture
+def vcapdev_fault(request: pytest.FixtureRequest) -> str:
+    """The fault that a test below ``@vcapdev.every_fault`` is run with."""
+    return str(getattr(request, "param", ""))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object | None:
+    """Run such a test at every point of its fault."""
+    mark = pyfuncitem.get_closest_marker(marks.EVERY_FAULT)
+    if mark is None:
+        return None
+    guest = pyfuncitem.stash.get(_LEASED, None)
+    if guest is None:
+        pytest.fail("@vcapdev.every_fault: the test has neither the fixture guest nor card", pytrace=False)
+    from vcapdev.testing.sweep import Sweep
+
+    names = pyfuncitem._fixtureinfo.argnames
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    fault = str(pyfuncitem.callspec.params[_FAULT])
+    sweep = Sweep(guest, fault, lambda: pyfuncitem.obj(**arguments), lasts=mark.kwargs.get("lasts"))
+    count = sweep.run(mark.kwargs.get("points"))
+    pyfuncitem.user_properties.append((f"points of {fault}", count))
+    if not count:
+        said = f"{fault}: no point of it came while the test ran"
+        pytest.fail(said, pytrace=False) if mark.args else pytest.skip(said)
+    return True
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
