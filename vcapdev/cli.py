@@ -17,6 +17,7 @@ from vcapdev import __version__
 from vcapdev.errors import ExitStatus, VcapdevError
 from vcapdev.gallery import answer_options, lookalike_options, mutant_options
 from vcapdev.run import options as run_options
+from vcapdev.scenario import options as scenario_options
 from vcapdev.serve import options as serve_options
 
 Handler = Callable[[argparse.Namespace], int]
@@ -102,6 +103,10 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("what", choices=("boards", "recipes", "mutants"))
     scenes = command("lookalikes", _lookalikes, "play legitimate scenes: the checker must stay silent")
     lookalike_options.add_arguments(scenes)
+    played = command("scenario", _scenario, "play scenario files, and write results that people's tools read")
+    scenario_options.add_arguments(played)
+    grid = command("matrix", _matrix, "play scenarios on several kernels: the grid, and the first bad one")
+    scenario_options.add_arguments(grid, matrix=True)
     question = command("answer", _answer, "is get_user_pages() enough? play the matrix, write the answer")
     answer_options.add_arguments(question)
     command("version", _version, "the version of vcapdev")
@@ -190,6 +195,18 @@ def _answer(args: argparse.Namespace) -> int:
     from vcapdev.gallery.answer import answer
 
     return answer(answer_options.from_arguments(args))
+
+
+def _scenario(args: argparse.Namespace) -> int:
+    from vcapdev.scenario.command import run
+
+    return run(scenario_options.from_arguments(args))
+
+
+def _matrix(args: argparse.Namespace) -> int:
+    from vcapdev.scenario.command import run
+
+    return run(scenario_options.from_arguments(args, matrix=True))
 
 
 def _version(_args: argparse.Namespace) -> int:

@@ -51,7 +51,7 @@ class Attachments:
             answer = device.call("frame", timeout=20)
         except ControlError:
             return  # nothing has been sent since the device was reset
-        self._pieces = list(_pieces(answer, self._options.field))
+        self._pieces = list(pieces_of(answer, self._options.field))
 
     def logs(self, vm: Vm) -> None:
         """What guest, QEMU and device wrote."""
@@ -75,7 +75,7 @@ class Attachments:
         return decode(options.format, data, options.width, options.height)
 
 
-def _pieces(answer: dict[str, Any], order: str) -> Iterator[Piece]:
+def pieces_of(answer: dict[str, Any], order: str) -> Iterator[Piece]:
     """Rows of the picture from lines of fields: which row a line becomes depends on the field order."""
     fields = {field["field"]: field["lines"] for field in answer["fields"]}
     for parity, line, offset, length, state in answer["pieces"]:

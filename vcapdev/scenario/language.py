@@ -190,7 +190,16 @@ VERBS: dict[str, Verb] = {
     "bind": Verb(_NAME, "give the card to this driver", {"fails": _FAILS}),
     "unplug": Verb(Choice(("card",)), "pull the card out", {"fails": _FAILS}),
     "plug": Verb(Choice(("card",)), "put it back in", {"fails": _FAILS}),
-    "fault": Verb(_NAME, "let the card commit a fault"),
+    "fault": Verb(Section({
+        "name": Key(_NAME, "which (docs/pytest.md lists them)", required=True),
+        "at": Key(Number(1, 1_000_000), "at the so-manieth point at which it can come (1)"),
+        "lasts": Key(Number(0, 100_000), "how long: milliseconds, handler runs or fields"),
+    }, "in fault"), "a fault of the card within the steps", {
+        "steps": _BLOCK, "must": Key(Flag(), "false: it does not matter whether its point comes")}),
+    "signal": Verb(Section({
+        "norm": Key(Choice(NORMS), "what the camera sends from now on"),
+        "connected": Key(Flag(), "whether its cable is in"),
+    }, "in signal"), "what comes in at the card's input"),
     "clock": Verb(Choice(CLOCKS), "the card's clock"),
     "step": Verb(Number(1, 10_000), "so many fields; the clock must be 'step'", {"timeout": _TIMEOUT}),
     "wait": Verb(Section({
@@ -210,6 +219,8 @@ VERBS: dict[str, Verb] = {
                        "stop": Key(Flag(), "they are ended after the steps, not waited for")}),
     "violation": Verb(ListOf(_NAME, single=True), "rules that must be violated by the steps",
                       {"steps": _BLOCK, "also": _ALSO}),
+    "complaint": Verb(ListOf(Text(), single=True), "what the guest's kernel must complain about in the steps",
+                      {"steps": _BLOCK}),
     "repeat": Verb(Number(1, 100_000), "the steps, so many times", {"steps": _BLOCK}),
     "each": Verb(MapOf(ListOf(Scalar())), "the steps for every combination; ${name} stands for the value",
                  {"steps": _BLOCK}),

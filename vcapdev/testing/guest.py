@@ -36,6 +36,7 @@ from vcapdev.run.device import DeviceProcess
 from vcapdev.run.pair import PATIENCE, Pair, WatchedVm
 from vcapdev.testing import pressure as pressing
 from vcapdev.testing.bus import Bus
+from vcapdev.testing.bus import Bus
 from vcapdev.testing.capture import CaptureOptions, CaptureResult, RunningCapture
 from vcapdev.testing.card import Card
 from vcapdev.testing.complaints import Complaint, check_pattern
@@ -124,6 +125,7 @@ class Guest:
     :param opener: makes guest and device; tests of vcapdev itself have one that boots nothing.
     :ivar card: its card.
     :ivar bus: the card's place on the PCI bus: bind, unbind, plug, unplug.
+    :ivar bus: the card's place on the PCI bus: bind, unbind, plug, unplug.
     :ivar complaints: what its kernel complained about since the begin of the test, and nobody expected.
     :ivar has_complained: whether it did at all since its boot, expected or not.
     :ivar death_expected: whether it died of what ``expect_complaint`` waited for.
@@ -138,6 +140,7 @@ class Guest:
     ) -> None:
         self.config = config or GuestConfig()
         self.card = Card(lambda: self._pair.device, self.turn, self._busy)
+        self.bus = Bus(self)
         self.bus = Bus(self)
         self.complaints: list[Complaint] = []
         self.has_complained = False
@@ -364,6 +367,11 @@ class Guest:
         if self.state is State.SHELL:
             self.mark("dmesg")
         return self.log_text(since=-1 if all_of_it else self._since)
+
+    @property
+    def since(self) -> int:
+        """Guest time at the test's begin, microseconds since its boot; -1 before the first test."""
+        return self._since
 
     @property
     def since(self) -> int:

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Plays one test in a guest, and judges: whatever happens ends in a result, never in an exception.
+
+What says nothing about the driver is told apart: a machine that lacks something, a guest that does not come
+up, a dead QEMU or device process, a checker that cannot look. Everything else that is not as expected is red.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from vcapdev.errors import (
+    ExitStatus,
+    GuestError,
+    InconclusiveError,
+    UsageError,
+    VcapdevError,
+    ViolationError,
+)
+from vcapdev.report.model import Verdict
+from vcapdev.scenario import checks
+from vcapdev.scenario.language import Step
+from vcapdev.scenario.model import Test
+from vcapdev.scenario.plain import line
+from vcapdev.scenario.results import Failure, Status, TestResult, What, all_subtests, key_of
+from vcapdev.scenario.steps import Player, StepError
+from vcapdev.scenario.timeline import collect
+from vcapdev.testing import judge
+from vcapdev.testing.config import GuestConfig
+from vcapdev.testing.guest import Guest
+from vcapdev.testing.keeper import Keeper
+from vcapdev.testing.states import State
+from vcapdev.vm.watch import GuestCrash
+
+_FIGURES = {"pages_checked": "pages judged", "writes": "DMA writes", "distinct_pages": "distinct pages"}
+_COUNTERS = ("fields", "frames", "interrupts", "handshake_timeouts", "late_fields", "lost_fields")
+_MOST_TEXT = 200_000  # characters of an attachment
+
+Lease = Callable[[GuestConfig, str], Guest]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How tests are played.
+
+    :ivar record: baselines are written anew.
+    :ivar cold: guests are booted, not restored.
+    """
+
+    record: bool = False
+    cold: bool = False
+    qemu_opts: tuple[str, ...] = ()
+
+
+def play(test: Test, keeper: Keeper, settings: Settings | None = None) -> TestResult:
+    """One test, start to end."""
+    settings = settings or Settings()
+    result = TestResult(test.name, test.kernel, test.title, str(test.file), repeat=repeat_command(test))
+    if test.skip:
+        result.status, result.message = Status.SKIP, test.skip
+        return result
+    begin = time.monotonic()
+    try:
+        guest = keeper.lease(_config(test, settings), test.id)
+    except Exception as error:
+        _no_guest(result, error)
+    else:
+        _Run(test, guest, settings, result).run()
+        keeper.give_back(guest, trusted=not judge.spoilt(guest))
+    result.seconds = round(time.monotonic() - begin, 3)
+    _conclude(test, result)
+    return result
+
+
+def _config(test: Test, settings: Settings) -> GuestConfig:
+    from dataclasses import replace
+
+    config = test.config()
+    return replace(
+        config, cold=config.cold or settings.cold, qemu_opts=(*config.qemu_opts, *settings.qemu_opts)
+    )
+
+
+def repeat_command(test: Test) -> str:
+    """The one command that plays it again."""
+    return shlex.join(["vcapdev", "scenario", str(test.file), "-k", f"={test.name}", "--kernel", test.kernel])
+
+
+def _no_guest(result: TestResult, error: Exception) -> None:
+    """There is no guest: only a crash of its kernel is the driver's."""
+    if isinstance(error, GuestCrash):
+        text = f"before the test began ({error.kind}): {error.title}\n{error.kernel_log}"
+        result.failures.append(
+            Failure(What.KERNEL, key_of(What.KERNEL, f"{error.kind}: {error.title}"), text)
+        )
+        return
+    _trouble(result, error)
+
+
+def _trouble(result: TestResult, error: BaseException) -> None:
+    """Infrastructure, with the status that it has everywhere."""
+    text = str(error) or type(error).__name__
+    status = error.exit_status if isinstance(error, VcapdevError) else ExitStatus.DEFECT
+    if status == ExitStatus.DEFECT:
+        result.texts.append(["traceback", "".join(traceback.format_exception(error))])
+        text = f"a defect of vcapdev: {type(error).__name__}: {error}"
+    result.exit_status = int(status)
+    result.failures.append(Failure(What.INFRASTRUCTURE, key_of(What.INFRASTRUCTURE, text), text))
+
+
+class _Run:
+    """One test in its guest."""
+
+    def __init__(self, test: Test, guest: Guest, settings: Settings, result: TestResult) -> None:
+        self._test, self._guest, self._result = test, guest, result
+        self._player = Player(guest, test.file, test.kernel, record=settings.record)
+        self._counters = self._stats()
+
+    def run(self) -> None:
+        """Steps, judgement, evidence."""
+        result, guest = self._result, self._guest
+        with suppress(GuestError):
+            result.release = guest.release
+        try:
+            self._player.play(self._test.steps)
+        except Exception as error:
+            self._failed(error)
+        result.steps, result.subtests = self._player.steps, self._player.subtests
+        result.pictures = self._player.photos.pictures
+        try:
+            self._judge()
+        except Exception as error:
+            self._failed(error)
+        self._figures()
+        result.timeline = collect(guest, self._player.begin)
+        if result.failures:
+            result.texts += [
+                [title, text[-_MOST_TEXT:]] for title, text in judge.sections(guest) if title != "findings"
+            ]
+
+    def _add(self, what: What, text: str, key: str = "") -> None:
+        self._result.failures.append(Failure(what, key or key_of(what, text), text))
+
+    def _failed(self, error: Exception) -> None:
+        """What a step, or the judgement, ended with."""
+        if isinstance(error, GuestCrash) or (self._guest.state is State.CRASHED and self._guest.complaints):
+            return  # the complaint itself is told below
+        if isinstance(error, StepError | ViolationError):
+            self._add(What.STEP, str(error))
+        elif self._infrastructure(error):
+            _trouble(self._result, error)
+        else:
+            self._add(What.STEP, f"{self._where()}: {error}")
+
+    def _where(self) -> str:
+        failed = [step.title for step in self._player.steps if step.status == Status.FAIL]
+        return failed[-1] if failed else "at the end"
+
+    def _infrastructure(self, error: Exception) -> bool:
+        if not isinstance(error, GuestError | UsageError):
+            return True  # SetupError, or a defect
+        if isinstance(error, InconclusiveError) or self._guest.state is State.CRASHED:
+            return True
+        if isinstance(error, UsageError):
+            return False  # the driver refuses what was asked of it
+        try:
+            return not self._guest.run(["true"], timeout=60).ok
+        except GuestError:
+            return True
+
+    def _judge(self) -> None:
+        test, guest = self._test, self._guest
+        with suppress(GuestError):
+            guest.end()
+        for complaint in guest.complaints:
+            if not complaint.allowed(guest.config.allow):
+                text = (
+                    f"the guest's kernel complained ({complaint.kind}): {complaint.title}\n{complaint.text}"
+                )
+                self._add(What.KERNEL, text, key_of(What.KERNEL, f"{complaint.kind}: {complaint.title}"))
+        self._findings()
+        log = checks.of_log(guest.dmesg(), test.expect.log_has, test.expect.log_lacks)
+        for text in log:
+            self._add(What.EXPECTATION, text)
+        for one in self._result.subtests:
+            for each in all_subtests([one]):
+                if each.status == Status.FAIL and not each.subtests:
+                    self._add(What.SUBTEST, f"{each.name}: {each.message}")
+        if guest.state is State.SHELL and not self._result.failures:
+            self._enough()
+
+    def _findings(self) -> None:
+        expect, guest = self._test.expect, self._guest
+        if guest.state is State.SHELL:
+            guest.card.settle()
+        verdicts: list[Verdict] = guest.card.dma.unexpected
+        verdicts = [one for one in verdicts if one.rule not in guest.config.allow]
+        self._result.splats = [one.splat for one in verdicts]
+        if expect.verdicts is None:
+            return
+        allowed = {*expect.verdicts, *expect.also}
+        for verdict in verdicts:
+            if verdict.rule not in allowed:
+                first = verdict.splat.partition("\n")[0]
+                self._add(What.VERDICT, verdict.splat.rstrip(), f"verdict: {line(first, 190)}")
+        came = {verdict.rule for verdict in verdicts}
+        for rule in expect.verdicts:
+            if rule not in came:
+                self._add(What.EXPECTATION, f"the rule {rule} had to be violated, and was not")
+
+    def _enough(self) -> None:
+        """Nothing is wrong, so far as was looked: was it enough?"""
+        status = self._guest.card.dma.status
+        wanted = self._test.expect.pages
+        if wanted is None:
+            wanted = int(self._player.captured and not _expects_trouble(self._test.steps))
+        if status.get("defects"):
+            raise RuntimeError(f"the checker: {status['defects'][0]}")
+        if wanted and not status.get("attached"):
+            raise InconclusiveError(f"nothing was checked: {status.get('why_not') or 'no reason is known'}")
+        if int(status.get("pages_checked", 0)) < wanted:
+            raise InconclusiveError(
+                f"only {status.get('pages_checked', 0)} pages were judged, {wanted} are asked for"
+            )
+
+    def _stats(self) -> dict[str, int]:
+        with suppress(GuestError):
+            stats = self._guest.card.stats()
+            return {name: int(stats[name]) for name in _COUNTERS if name in stats}
+        return {}
+
+    def _figures(self) -> None:
+        figures = self._result.figures
+        with suppress(GuestError):
+            status = self._guest.card.dma.status
+            figures |= {told: int(status[name]) for name, told in _FIGURES.items() if name in status}
+        after = self._stats()
+        figures |= {name: after[name] - self._counters.get(name, 0) for name in after}
+
+
+def _expects_trouble(steps: tuple[Step, ...]) -> bool:
+    """Whether all captures may end as they like; then it is no wonder when nothing was judged."""
+    found = [step for step in _flat(steps) if step.verb == "capture"]
+    return all(
+        step.more.get("expect", {}).get("ends") == "any" or "failure" in step.more.get("expect", {})
+        for step in found
+    )
+
+
+def _flat(steps: tuple[Step, ...]) -> list[Step]:
+    found: list[Step] = []
+    for step in steps:
+        found += [step, *_flat(step.steps)]
+        if step.verb == "meanwhile":
+            found += _flat(step.value)
+    return found
+
+
+def _conclude(test: Test, result: TestResult) -> None:
+    """From failures to a status. Of a control ("red") the right failure is what passes."""
+    failures = [one for one in result.failures if one.what != What.INFRASTRUCTURE]
+    if failures:
+        result.status, result.message = Status.FAIL, failures[0].message
+    elif result.failures:
+        result.status, result.message = Status.ERROR, result.failures[0].message
+        return
+    if test.red is None or result.status == Status.ERROR:
+        return
+    hits = [one for one in failures if re.search(test.red, one.text)]
+    if hits:
+        result.status, result.message = Status.PASS, f"red, as it must be: {line(hits[0].message, 200)}"
+        result.failures = []
+    elif result.status == Status.FAIL:
+        result.message = f"it is red, but not for {test.red!r}: {result.message}"
+    else:
+        text = f"it had to be red ({test.red!r}), and is not: the scenario does not see this fault"
+        result.failures.append(Failure(What.EXPECTATION, key_of(What.EXPECTATION, text), text))
+        result.status, result.message = Status.FAIL, text
