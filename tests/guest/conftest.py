@@ -51,7 +51,7 @@ def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
 
     It has every altered driver of guest/mutants, built when a scene first asks for it.
     """
-    options, recipe = RunOptions(kernel=request.param), load_recipe(request.param)
+    options, recipe = RunOptions(kernel=request.param, cold=False), load_recipe(request.param)
     prepared = prepare(options, Silent())
 
     @cache

@@ -113,7 +113,7 @@ def play_kernel(
         )
         chosen[driver] = name
         variants |= {name: modules} if name is not None else {}
-    with Stage(RunOptions(kernel=kernel), prepared, variants.__getitem__) as stage:
+    with Stage(RunOptions(kernel=kernel, cold=False), prepared, variants.__getitem__) as stage:
         for cell in table.cells(kernel):
             if only and not any(word in cell.name for word in only):
                 continue

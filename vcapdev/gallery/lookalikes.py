@@ -80,7 +80,7 @@ def play_kernel(kernel: str, chosen: Sequence[Lookalike], screen: Screen) -> Ite
     there = [one for one in chosen if one.scene.reason_against(kernel) is None]
     if not there:
         return
-    options = RunOptions(kernel=kernel)
+    options = RunOptions(kernel=kernel, cold=False)
     prepared = prepare(options, screen.progress)
     ordered = sorted(there, key=lambda one: repr(one.scene.machine))
     for _, group in groupby(ordered, key=lambda one: repr(one.scene.machine)):

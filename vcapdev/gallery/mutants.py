@@ -65,7 +65,7 @@ def run(options: MutantOptions) -> ExitStatus:
 
         return machines.run(options)
     screen, took = Screen(), Took()
-    run_options = RunOptions(kernel=options.kernel, qemu=options.qemu, accel=options.accel)
+    run_options = RunOptions(kernel=options.kernel, qemu=options.qemu, accel=options.accel, cold=False)
     with screen.stage("prepare") as stage:
         prepared = prepare(run_options, screen.progress)
         stage.note = f"{options.kernel}, QEMU {prepared.qemu.version} with {prepared.accel.name}"
