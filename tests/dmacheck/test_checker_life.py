@@ -106,7 +106,7 @@ def test_a_kernel_that_is_gone_is_given_up(card):
 
 
 def test_a_defect_while_attaching_is_reported_and_no_more(card):
-    card.checker._ground.attachment.attach = lambda breathe: 1 / 0
+    card.checker._ground.attachment.attach = lambda breathe, **more: 1 / 0
     assert card.checker.attach() is True  # to the kernel that it knows
     assert card.checker.status()["defects"] == ["ZeroDivisionError: division by zero"]
 

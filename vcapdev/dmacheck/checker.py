@@ -199,19 +199,17 @@ class Checker:
         if ground.running is False:
             self._guard(lambda: self._examiner.wrote_while_off(batch))
         pages: BatchPages | None = batch.cache.get(self)
-        if (
-            pages is None
-            or ground.attachment.stale
-            or not pages.fresh(ground.attachment.epoch, ground.fields)
-        ):
+        if pages is None or ground.attachment.stale or not pages.fresh(ground.attachment.epoch):
             pages = self._examiner.pages_of(batch)
             if pages is None:
                 self._examiner.counts["unchecked"] += 1
                 return
+        if pages.field != ground.fields:
+            pages.field = ground.fields
+            ground.recent.add(pages)
         pages.before = None
         contract = ground.contract
-        if contract is not None:
-            contract.turn(pages.record.id)
+        pages.watch = contract.turn(pages.record.id) if contract is not None else None
         if not pages.still():
             if not pages.unchanged():
                 self._guard(lambda: self._examiner.before(pages))
@@ -253,8 +251,9 @@ class Checker:
         if contract is not None and not contract.quiet(pages):
             quiet = False
             self._guard(lambda: self._examiner.hold_to_contract(batch, pages))
+        watch = contract.watch(pages.record.id) if contract is not None else None
         if quiet:
-            pages.rest(contract.spots(pages.record.id) if contract is not None else [])
+            pages.rest(watch, watch.spots if watch is not None else [])
 
     def device_read(self, addr: int, length: int, origin: int) -> None:
         """Look at the pages of an instruction, unless they were looked at in this field."""

@@ -62,7 +62,7 @@ class Contract:
         self._short: dict[int, int] = {}  # pages that are short of pins: at which field that was first seen
         self._oddities = oddities
         self._mappings: Mappings | None = None
-        self._writing: dict[int, tuple[int, int]] = {}  # by queue: the buffer that is being written to
+        self._writing: dict[int, Watch] = {}  # by queue: what watches the buffer that is being written to
         self._turns: Counter[tuple[int, int]] = Counter()
         self._latest: Watch | None = None
         self._asked = -_SEARCH_EVERY  # the field at which the holders of pins were last looked for anew
@@ -148,16 +148,22 @@ class Contract:
             return False
         return watch.outside is False and not watch.bad and not watch.astray and watch.quiet()
 
-    def quiet_before(self, pages: BatchPages) -> bool:
-        """As :meth:`quiet`, and whether the pages are where the owner had them."""
-        watch = self._watches.get(pages.record.id)
-        if watch is None:
-            return True
-        buffer = watch.buffer
-        if self._writing.get(buffer.queue) != buffer.key:
-            self._writing[buffer.queue] = buffer.key
+    def watch(self, program: int) -> Watch | None:
+        """What watches over the buffer of a program."""
+        return self._watches.get(program)
+
+    def turn(self, program: int) -> Watch | None:
+        """A program is about to write: it is its buffer's turn, over which this watches."""
+        watch = self._watches.get(program)
+        if watch is not None and watch is not self._writing.get(watch.buffer.queue):
+            self._begin_turn(watch)
+        return watch
+
+    def _begin_turn(self, watch: Watch) -> None:
+        before, buffer = self._writing.get(watch.buffer.queue), watch.buffer
+        self._writing[buffer.queue] = watch
+        if before is None or before.buffer.key != buffer.key:
             self._turns[buffer.key] += 1
-        return self.quiet(pages)
 
     def before(self, pages: BatchPages) -> None:
         """The look before the bytes move."""

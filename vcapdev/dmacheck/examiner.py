@@ -45,7 +45,7 @@ class Examiner:
     # Making ready.
 
     def pages_of(self, batch: Batch) -> BatchPages | None:
-        """The pages of a batch, made ready for looks in this field; None when no kernel is attached."""
+        """The pages of a batch, made ready for looks; None when no kernel is attached."""
         ground = self._ground
         if not ground.ready():
             return None
@@ -53,8 +53,6 @@ class Examiner:
         pages: BatchPages | None = batch.cache.get(self._key)
         if pages is None or pages.epoch is not ground.epoch:
             return None
-        pages.field = ground.fields
-        ground.recent.add(pages)
         return pages
 
     def prepare(self, batch: Batch) -> None:

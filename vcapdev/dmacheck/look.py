@@ -8,6 +8,7 @@ only what is then found bad is read again until it stands still.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from vcapdev.dmacheck.rules import USER, Codes, Promise, Setting, certain_alone,
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.layout import PIN_BIAS
 from vcapdev.guestmm.pages import Bools, PageFacts, PageSet, relevant_words
+from vcapdev.guestmm.peeks import Peeks, Spots
 from vcapdev.guestmm.vmemmap import Rows
 
 _TRIES = 8  # for a page to stand still between two reads
@@ -87,8 +89,12 @@ class BatchPages:
         "_last",
         "_material",
         "_promise",
+        "_rests",
         "_setting",
+        "_still",
+        "_stillness",
         "_version",
+        "_watch",
         "before",
         "calm",
         "count",
@@ -100,6 +106,7 @@ class BatchPages:
         "partial",
         "record",
         "size",
+        "watch",
         "written_version",
     )
 
@@ -124,14 +131,38 @@ class BatchPages:
         self._promise: Promise = record.promise(pages.pfns)
         self._good = b""
         self._last: NDArray[np.uint64] | None = None
+        self._still: Peeks | None = None  # at all that tells that nothing at all has changed
+        self._stillness = b""
+        self._rests = 0
+        self._watch: object = None
+        self.watch: object = None  # who watches at this write what is beside the pages
 
-    def fresh(self, epoch: object, field: int) -> bool:
-        """Whether this was made ready for this very field, and still holds."""
-        return self.epoch is epoch and self.field == field and self.record.learned
+    def fresh(self, epoch: object) -> bool:
+        """Whether what was made ready still holds."""
+        return self.epoch is epoch and self.record.learned
 
     def unchanged(self) -> bool:
         """Whether all that matters of the pages is byte for byte what was last judged good."""
         return self._version == self.record.version and self.pages.peek() == self._good
+
+    def still(self) -> bool:
+        """Whether nothing has changed since :meth:`rest`, of the pages and of what was watched beside."""
+        if self._still is None or self._watch is not self.watch or self._version != self.record.version:
+            return False
+        return self._still.peek() == self._stillness
+
+    def rest(self, watch: object, others: Sequence[tuple[Spots | None, bytes]]) -> None:
+        """All is as it was judged good.
+
+        :param watch: who watches what is beside the pages.
+        :param others: where that is, and the words there.
+        """
+        self._rests += 1
+        if self._rests < 2:  # many a program runs but once
+            return
+        self._watch = watch
+        self._stillness = b"".join([self._good, *(words for _, words in others)])
+        self._still = Peeks.of([self.pages.gather.spots, *(spots for spots, _ in others)])
 
     def look(self) -> Look | None:
         """Read and judge; None when no word changed that matters."""
@@ -212,6 +243,7 @@ class BatchPages:
 
     def _remember(self, *, good: bool = True) -> None:
         self._last = self.pages.rows.copy()
+        self._still, self._rests = None, 0
         self._good = self.pages.peeked() if good else b""
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.pages import Bools, PageFacts, PageSet, Pfns, among
-from vcapdev.guestmm.vmemmap import Gather, Peeks
+from vcapdev.guestmm.peeks import Peeks
+from vcapdev.guestmm.vmemmap import Gather
 
 MAX_WATCHED = 1 << 16  # pages watched for their release: 32 buffers of the largest size have 17 000
 MAX_CHUNKS = 16  # looked at one by one; a queue of buffers is shorter
@@ -115,6 +116,7 @@ class PinTable:
         self._sample: Gather | None = None
         self._sampled = b""
         self._peeks: Peeks | None = None  # at all chunks together
+        self._gathers: list[Gather] = []  # for which that was made
         self._peeked = b""  # when each was last found as it was before
         self.version = 0
         self.refused = 0  # pages that there was no room for
@@ -178,7 +180,7 @@ class PinTable:
             self._chunks = [Chunk.joined(self._kernel, chunks)]
         self._count = sum(map(len, self._chunks))
         self._sample, self._sampled = None, b""
-        self._peeks, self._peeked = None, b""
+        self._peeks, self._gathers = None, []
         self._calm = 0
 
     def mark_written(self, pfns: Pfns) -> None:
@@ -224,8 +226,8 @@ class PinTable:
         gathers = [chunk.pages.gather for chunk in self._chunks]
         if not gathers:
             return
-        if self._peeks is None or any(a is not b for a, b in zip(gathers, self._peeks.gathers, strict=True)):
-            self._peeks = Peeks(gathers)
+        if gathers != self._gathers:
+            self._gathers, self._peeks = gathers, Peeks.of([gather.spots for gather in gathers])
         self._peeked = b"".join(chunk.pages.peeked() for chunk in self._chunks)
 
     def _release(self, chunk: Chunk, facts: PageFacts, gone: Bools) -> Release:

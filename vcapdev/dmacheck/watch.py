@@ -14,6 +14,7 @@ from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.mediabuffer import MediaBuffer
 from vcapdev.guestmm.memory import PAGE_SHIFT
 from vcapdev.guestmm.pages import PageFacts, among
+from vcapdev.guestmm.peeks import Spots
 from vcapdev.guestmm.words import Reader, Words
 
 Ints = NDArray[np.int64]
@@ -49,6 +50,12 @@ class Watch:
         if buffer.extents is not None or buffer.offset or buffer.length != len(buffer.pfns) << PAGE_SHIFT:
             return False
         return bool(among(self.record.pfns, np.sort(buffer.pfns)).all())
+
+    @property
+    def spots(self) -> list[tuple[Spots | None, bytes]]:
+        """Where all words are that it depends on, and what they were when nothing was wrong."""
+        own = self._words.spots, self.good
+        return [own] if self.user is None else [own, self.user.leaves.spots]
 
     def quiet(self) -> bool:
         """Whether all words are what they were when the buffer was last the device's."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE
 from vcapdev.guestmm.pagetable import ACCESSED, DIRTY, ENTRIES, FRAME, LARGE, PRESENT, PROTNONE
+from vcapdev.guestmm.peeks import Spots
 from vcapdev.guestmm.words import Words
 
 _Ints = NDArray[np.int64]
@@ -124,6 +125,11 @@ class Leaves:
             words = self._walk.words.read()
         self.words, self._bytes, self._pfns = words, words.tobytes(), None
         return True
+
+    @property
+    def spots(self) -> tuple[Spots | None, bytes]:
+        """Where the entries and those above them are, and what was read there last."""
+        return self._walk.words.spots, self._bytes
 
     @property
     def entries(self) -> _Entries:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vcapdev.dma import MemorySegment
 from vcapdev.guestmm.memory import PAGE_SIZE, GuestMemory, GuestReadError
 from vcapdev.guestmm.pagetable import PageTable
+from vcapdev.guestmm.peeks import Spots
 
 _LARGE = 2 << 20
 _HOLE = -1
@@ -69,36 +70,17 @@ class Gather:
             self._peeked = np.zeros(len(self._words), dtype=np.uint64)
         self._chosen = words
 
+    @property
+    def spots(self) -> Spots | None:
+        """The chosen words of all rows, row by row; None where they are not all in one segment."""
+        return None if self._flat is None else Spots(self._flat, self._words)
+
     def peek(self) -> bytes:
         """The chosen words of all rows now, row by row: half the cost of :meth:`read`, but not kept."""
         if self._flat is not None:
             self._flat.take(self._words, None, self._peeked, "clip")
             return self._peeked.tobytes()
         return self.read()[:, self._chosen].tobytes()
-
-
-class Peeks:
-    """Several gathers peeked at together: one copy in the place of many.
-
-    :param gathers: at least one; their words must not be chosen anew while this is in use.
-    """
-
-    __slots__ = ("_flat", "_peeked", "_words", "gathers")
-
-    def __init__(self, gathers: Sequence[Gather]) -> None:
-        self.gathers = gathers
-        first = gathers[0]
-        same = all(gather._source is first._source for gather in gathers)
-        self._flat = first._flat if same else None
-        self._words = np.concatenate([gather._words for gather in gathers])
-        self._peeked = np.zeros(len(self._words), dtype=np.uint64)
-
-    def peek(self) -> bytes:
-        """What all of them would give, one after another."""
-        if self._flat is not None:
-            self._flat.take(self._words, None, self._peeked, "clip")
-            return self._peeked.tobytes()
-        return b"".join(gather.peek() for gather in self.gathers)
 
 
 class Vmemmap:

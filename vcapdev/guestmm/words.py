@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import GuestReadError
+from vcapdev.guestmm.peeks import Spots
 from vcapdev.guestmm.vmemmap import MAX_PAGES
 
 _DIRECT_SIZE = 1 << 46  # bytes; the direct map of 4-level page tables
@@ -119,6 +120,11 @@ class Words:
         whole = len(self._parts) == 1
         self._source = self._parts[0][0] if whole else None
         self._index = self._parts[0][1] if whole else np.zeros(0, dtype=np.intp)
+
+    @property
+    def spots(self) -> Spots | None:
+        """Where they are; None where they are not all in one segment."""
+        return None if self._source is None else Spots(self._source, self._index)
 
     def read(self) -> NDArray[np.uint64]:
         """All words as they are now, shape ``(count,)``."""
