@@ -156,3 +156,20 @@ def test_the_seed_of_an_audit_is_drawn_unless_given() -> None:
     assert parse("--audit", "1%").audit == 0.01
     assert len({parse("--audit", "0.5").audit_seed for _ in range(4)}) > 1
     assert parse().audit_seed == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "cold"),
+    [
+        ((), False),
+        (("--swap", "zram", "--append", "quiet", "--iommu"), False),
+        (("--cold",), True),
+        (("--shell",), True),
+        (("--mutant", "leak"), True),
+        (("--qemu-opts=-device edu",), True),
+    ],
+)
+def test_only_guests_of_the_recipes_own_making_start_from_a_snapshot(
+    words: tuple[str, ...], cold: bool
+) -> None:
+    assert parse(*words).cold is cold

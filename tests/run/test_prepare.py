@@ -106,7 +106,7 @@ def test_what_is_no_module_is_refused(seams: Seams, tmp_path: Path) -> None:
 
 def test_an_own_kernel_image_is_booted_with_the_packaged_modules(seams: Seams, tmp_path: Path) -> None:
     image = tmp_path / "bzImage"
-    words = seams.qemu_words(RunOptions(kimg=image))
+    words = seams.qemu_words(RunOptions(kimg=image, cold=True))
     assert words[words.index("-kernel") + 1] == str(image)
     assert (seams.guest.kernel, seams.guest.modules) == (image, Path("/stock/modules"))
 
@@ -118,7 +118,7 @@ def test_a_built_tree_gives_kernel_and_modules(seams: Seams, tmp_path: Path) -> 
     ):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(text)
-    words = seams.qemu_words(RunOptions(kdir=tmp_path))
+    words = seams.qemu_words(RunOptions(kdir=tmp_path, cold=True))
     assert words[words.index("-kernel") + 1] == str(tmp_path / "arch/x86/boot/bzImage")
     assert (seams.guest.release, seams.guest.modules) == ("6.1.99-mine", tmp_path)
 
@@ -132,7 +132,7 @@ def test_a_directory_that_is_no_built_tree_is_refused(seams: Seams, tmp_path: Pa
 
 def test_kernel_parameters_and_qemu_options_come_last(seams: Seams) -> None:
     words = seams.qemu_words(
-        RunOptions(append="bttv.debug=1", qemu_opts=("-device", "edu"), memory=320, cpus=2)
+        RunOptions(append="bttv.debug=1", qemu_opts=("-device", "edu"), memory=320, cpus=2, cold=True)
     )
     parameters = words[words.index("-append") + 1].split()
     assert parameters[-1] == "bttv.debug=1"
@@ -156,7 +156,8 @@ class DumbAgent:
 
 def test_a_warning_of_the_last_moment_is_not_missed(seams: Seams, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes when the buffers are given back, just before the run ends."""
-    with Session(RunOptions(), prepare(RunOptions(), Silent()), Screen(io.StringIO())) as session:
+    options = RunOptions(cold=True)
+    with Session(options, prepare(options, Silent()), Screen(io.StringIO())) as session:
         monkeypatch.setattr(session.device, "call", lambda *_, **__: {"settled": True})
         agent: Any = DumbAgent(session)
         session._settle(agent)

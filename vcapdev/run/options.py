@@ -66,7 +66,7 @@ class RunOptions:
     memory: int = 256
     cpus: int = 1
     iommu: bool = False
-    cold: bool = True  # boot the guest; else it goes on from a snapshot
+    cold: bool = False  # boot the guest; else it goes on from a snapshot
     lock: Path | None = None
     refresh: bool = False
     buffers: int = 4
@@ -155,6 +155,9 @@ def _add_machine(parser: argparse.ArgumentParser, default: RunOptions) -> None:
         "--memory", type=int, metavar="MIB", help=f"({default.memory}, more for a large pool)"
     )
     machine.add_argument("--cpus", default=default.cpus, type=int, metavar="N", help="(%(default)s)")
+    machine.add_argument("--cold", action="store_true",
+                         help="boot the guest; else it goes on from a snapshot, if kernel and modules are "
+                         "the recipe's own")  # fmt: skip
     machine.add_argument("--iommu", action="store_true",
                          help="a vIOMMU: the card reaches only what the driver mapped for it")  # fmt: skip
     machine.add_argument(
@@ -202,7 +205,7 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
         vmlinux=args.vmlinux and _file("--vmlinux", args.vmlinux),
         append=args.append, qemu_opts=_words("--qemu-opts", args.qemu_opts), qemu=args.qemu, accel=args.accel,
         memory=args.memory or _memory(args.format, width, height, pool), cpus=args.cpus, lock=args.lock,
-        iommu=args.iommu,
+        iommu=args.iommu, cold=_cold(args),
         on_violation=args.on_violation, bundle=args.bundle, bundle_size=args.bundle_size, audit=args.audit,
         audit_seed=_audit_seed(args),
         refresh=args.refresh, buffers=args.buffers, pool=pool,
@@ -241,6 +244,12 @@ def _clean_buffers(args: argparse.Namespace) -> bool:
     if args.io != io:
         raise UsageError(f"--io {args.io}: the altered driver {args.mutant} shows only with --io {io}")
     return bool(needs.get("clean", False))
+
+
+def _cold(args: argparse.Namespace) -> bool:
+    """Whether to boot: what is built anew again and again would leave a snapshot of each time."""
+    own = args.mutant or args.module or args.kimg or args.kdir or args.qemu_opts
+    return bool(args.cold or own or args.shell)
 
 
 def _audit_seed(args: argparse.Namespace) -> int:

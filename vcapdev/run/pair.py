@@ -61,22 +61,22 @@ class WatchedVm(Vm):
 class Pair:
     """Device and guest. ``work`` is a directory for sockets and logs; its path must be short.
 
-    Unless ``options`` say ``cold``, the guest goes on from a snapshot, which is made now if there is none.
+    Unless ``options`` say ``cold``, the guest goes on from a snapshot, which is made now if there is none. A
+    guest that cannot be saved is booted: what is wrong with it shows then, where it is reported.
 
-    :raise SetupError: the snapshot cannot be made: a full disk. :raise GuestError: its guest did not boot.
+    :raise SetupError: the disk is full, and so on.
     """
 
     def __init__(
         self, options: RunOptions, prepared: Prepared, work: Path, progress: Progress | None = None
     ) -> None:
-        warm = not options.cold and not options.shell
-        self.device = DeviceProcess(serve_options(options, work), work / "device.log", forked=warm)
         config = vm_config(options, prepared, work)
-        if warm:
-            config.snapshot = snapshot_of(
-                config, progress if progress is not None else Silent(), name=options.kernel
+        if not options.cold and not options.shell:
+            config.snapshot = _snapshot(
+                config, options.kernel, progress if progress is not None else Silent()
             )
-            nursery.warm().meet(config.snapshot, config.memory_mib << 20)
+        warm = config.snapshot is not None
+        self.device = DeviceProcess(serve_options(options, work), work / "device.log", forked=warm)
         self.vm = WatchedVm(config, self.device)
 
     def start(self) -> Agent:
@@ -139,6 +139,17 @@ class Pair:
         except GuestError as better:
             return better
         return error
+
+
+def _snapshot(config: VmConfig, name: str, progress: Progress) -> Path | None:
+    """What the guest goes on from; None when that cannot be had."""
+    try:
+        saved = snapshot_of(config, progress, name=name)
+    except GuestError as error:
+        progress.finish(f"no snapshot: {error}")
+        return None
+    nursery.warm().meet(saved, config.memory_mib << 20)
+    return saved
 
 
 def wait_driver(agent: Agent, address: str, seconds: float) -> bool:
