@@ -9,7 +9,8 @@ from support.small import LINES, WIDTH, Small
 
 from vcapdev.bt878.board import Eeprom
 from vcapdev.bt878.eeprom import Eeprom24c02
-from vcapdev.bt878.faults import BY_RUNNER, FAULTS, Armed, FaultBox
+from vcapdev.bt878.faults import BY_RUNNER, FAULTS, FaultBox
+from vcapdev.bt878.faulty import Armed
 from vcapdev.bt878.i2c import I2cBus
 from vcapdev.bt878.registers import IntStat
 from vcapdev.errors import UsageError

@@ -19,7 +19,8 @@ from typing import Any
 
 from vcapdev.bt878.board import DEFAULT, load_board
 from vcapdev.bt878.chip import Bt878
-from vcapdev.bt878.faults import Armed, FaultBox
+from vcapdev.bt878.faults import FaultBox
+from vcapdev.bt878.faulty import Armed
 from vcapdev.bt878.identity import config_space
 from vcapdev.bt878.testcard import card as test_card
 from vcapdev.dma import DmaObserver, MemoryMap

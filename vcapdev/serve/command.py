@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from vcapdev.bt878.faults import Armed
+from vcapdev.bt878.faulty import Armed
 from vcapdev.dmacheck.verdict import Verdict
 from vcapdev.errors import ExitStatus, GuestError
 from vcapdev.serve.card import Card

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from vcapdev import __version__
-from vcapdev.bt878.faults import FAULTS, Armed
+from vcapdev.bt878.faults import FAULTS
+from vcapdev.bt878.faulty import Armed
 from vcapdev.bt878.listing import listing
 from vcapdev.dmacheck.verdict import Verdict
 from vcapdev.errors import UsageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from vcapdev.testing.guest import Opener
+from vcapdev.testing.opening import Opener
 
 
 @pytest.hookspec(firstresult=True)

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from vcapdev.errors import GuestError
 from vcapdev.report.model import Verdict
-from vcapdev.testing.card import told
+from vcapdev.testing.dma import told
 from vcapdev.testing.guest import Guest
 from vcapdev.testing.states import State
 

@@ -172,8 +172,9 @@ def cut(error: BaseException) -> None:
 def _keeper(config: pytest.Config) -> Keeper:
     keeper = config.stash.get(_KEEPER, None)
     if keeper is None:
-        from vcapdev.testing.guest import Guest, open_pair
+        from vcapdev.testing.guest import Guest
         from vcapdev.testing.keeper import MOST, Keeper
+        from vcapdev.testing.opening import open_pair
 
         opener = config.hook.pytest_vcapdev_opener(config=config) or open_pair
 
