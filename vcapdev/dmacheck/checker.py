@@ -232,7 +232,7 @@ class Checker:
         if pages.before is not None or not pages.still():
             self._look_closely(batch, pages)
         kernel = ground.kernel
-        if pages.facts is not pages.calm and kernel is not None:
+        if pages.facts is not pages.pages.calm and kernel is not None:
             self._guard(lambda: self._hazards.wrote(kernel, batch, pages, ground.fields))
         if ground.suspects:
             self._guard(lambda: examiner.suspect(batch, pages))

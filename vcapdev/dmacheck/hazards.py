@@ -47,10 +47,11 @@ class Hazards:
         facts, first = pages.facts, pages.first
         if facts is None:
             return
+        if not facts.has(kernel.flags.bit("writeback")).any():
+            pages.pages.calm = facts
+            return
         busy = _being_written(kernel, facts)
-        if not busy.any():
-            pages.calm = facts
-        elif first is not None and len(first.pfn) == len(facts.pfn):
+        if busy.any() and first is not None and len(first.pfn) == len(facts.pfn):
             rows = np.flatnonzero(busy & _being_written(kernel, first))
             if len(rows):
                 self._add(STABLE_PAGE, kernel, batch, facts, rows.tolist(), field)

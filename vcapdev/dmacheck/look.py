@@ -96,7 +96,6 @@ class BatchPages:
         "_version",
         "_watch",
         "before",
-        "calm",
         "count",
         "epoch",
         "facts",
@@ -123,7 +122,6 @@ class BatchPages:
         self.before: Look | None = None
         self.facts: PageFacts | None = None
         self.first: PageFacts | None = None  # the facts as of before the bytes moved
-        self.calm: PageFacts | None = None  # facts in which no page is being written to disk
         self.written_version = self.field = -1
         self._kernel = kernel
         self._setting = setting

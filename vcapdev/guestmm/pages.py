@@ -94,10 +94,12 @@ class PageSet:
 
     :param pfns: shape ``(n,)``, distinct; kept.
     :ivar good: facts that somebody has found nothing wrong with, for others who would judge them alike.
+    :ivar calm: facts in which no page is being written to disk.
     """
 
     def __init__(self, kernel: Kernel, pfns: Pfns) -> None:
         self.good: PageFacts | None = None
+        self.calm: PageFacts | None = None
         self._kernel = kernel
         self._vmemmap = kernel.vmemmap
         self.pfns = pfns
