@@ -184,8 +184,7 @@ class SyntheticGuest:
         self._btf()
         self.note_at = 0x400000
         self.write_note()
-        for pfn in range(self.pages):
-            self.page(pfn, refcount=0)
+        self._no_pages()
         self.page(self.zero_pfn, "reserved", refcount=1, mapcount=-1)
 
     def close(self) -> None:
@@ -380,6 +379,14 @@ class SyntheticGuest:
         bits |= (3 if pfn in self.movable else 0) << 60  # and above it zone (3 bits) and node (1 bit)
         words = struct.pack("<QQQQQQiiQ", bits, link, 0, mapping, index, private, mapcount, refcount, 0)
         self.poke(self.row_at(pfn), words)
+
+    def _no_pages(self) -> None:
+        """All struct pages as those of pages that nobody has."""
+        self.page(0, refcount=0)
+        first = self.vmemmap_at[0]
+        chunk = self.ram[first : first + 64].tobytes() * 64
+        for place in self.vmemmap_at:
+            self.poke(place, chunk)
 
     def field(self, pfn: int, offset: int, value: int, size: int = 4) -> None:
         """Set one member of a struct page."""
