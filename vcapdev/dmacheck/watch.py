@@ -33,6 +33,7 @@ class Watch:
         self.good = first.tobytes() if buffer.owned else b""
         self.bad = False  # whether the look before the bytes moved found the buffer given back
         self.outside: bool | None = None  # whether the program writes beyond the buffer; None: not known yet
+        self._inside: Ints | None = None  # pages of the program that were found to be the buffer's
         self.claims: tuple[PageFacts, Ints] | None = None  # what pins were last compared with
         self.short = False  # whether there were fewer of them
         self.user: UserPages | None = None  # the same pages in their owner's memory
@@ -42,6 +43,8 @@ class Watch:
         """The same buffer for another program with the same pages."""
         other = copy(self)
         other.record, other.outside, other.bad = record, None, False
+        if self._inside is self.record.pfns:
+            other._inside = record.pfns
         return other
 
     def all_inside(self) -> bool:
@@ -49,7 +52,9 @@ class Watch:
         buffer = self.buffer
         if buffer.extents is not None or buffer.offset or buffer.length != len(buffer.pfns) << PAGE_SHIFT:
             return False
-        return bool(among(self.record.pfns, np.sort(buffer.pfns)).all())
+        if self._inside is not self.record.pfns and among(self.record.pfns, np.sort(buffer.pfns)).all():
+            self._inside = self.record.pfns
+        return self._inside is self.record.pfns
 
     @property
     def spots(self) -> list[tuple[Spots | None, bytes]]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vcapdev.dma import MemorySegment
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import GuestReadError
 from vcapdev.guestmm.peeks import Spots
@@ -94,6 +95,11 @@ class Reader:
         return np.where(wrong, np.int64(-1), number)
 
 
+def _words_in(segment: MemorySegment) -> NDArray[np.uint64]:
+    """A segment as words."""
+    return segment.data[: len(segment.data) & ~7].view(np.uint64)
+
+
 class Words:
     """A fixed set of aligned 64-bit words of guest RAM, read together.
 
@@ -107,19 +113,30 @@ class Words:
         address = np.asarray(physical, dtype=np.int64)
         self.count = len(address)
         self._parts: list[tuple[NDArray[np.uint64], NDArray[np.intp], NDArray[np.intp]]] = []
+        self._source: NDArray[np.uint64] | None = None
+        self._index = np.zeros(0, dtype=np.intp)
+        if (address & 7).any() or not (self._in_one(kernel, address) or self._in_many(kernel, address)):
+            raise GuestReadError("a word that is to be watched lies outside guest RAM")
+
+    def _in_one(self, kernel: Kernel, address: NDArray[np.int64]) -> bool:
+        """All of them in one segment: nearly always so."""
+        low, high = (int(address.min()), int(address.max())) if self.count else (0, 0)
+        segment = kernel.memory.segment(low)
+        if segment is None or high + 8 > segment.start + segment.size:
+            return False
+        self._source = _words_in(segment)
+        self._index = (address - segment.start >> 3).astype(np.intp, copy=False)
+        return True
+
+    def _in_many(self, kernel: Kernel, address: NDArray[np.int64]) -> bool:
         found = 0
         for segment in kernel.memory.segments:
             inside = np.flatnonzero((address >= segment.start) & (address < segment.start + segment.size - 7))
             if len(inside):
                 offset = address[inside] - segment.start
-                view = segment.data[: len(segment.data) & ~7].view(np.uint64)
-                self._parts.append((view, (offset >> 3).astype(np.intp), inside))
+                self._parts.append((_words_in(segment), (offset >> 3).astype(np.intp), inside))
                 found += len(inside)
-        if found != len(address) or (address & 7).any():
-            raise GuestReadError("a word that is to be watched lies outside guest RAM")
-        whole = len(self._parts) == 1
-        self._source = self._parts[0][0] if whole else None
-        self._index = self._parts[0][1] if whole else np.zeros(0, dtype=np.intp)
+        return found == self.count
 
     @property
     def spots(self) -> Spots | None:
