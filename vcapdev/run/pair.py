@@ -64,19 +64,29 @@ class Pair:
     Unless ``options`` say ``cold``, the guest goes on from a snapshot, which is made now if there is none. A
     guest that cannot be saved is booted: what is wrong with it shows then, where it is reported.
 
+    :param alone: no other pair will follow in this process: a nursery would not be worth its while.
     :raise SetupError: the disk is full, and so on.
     """
 
     def __init__(
-        self, options: RunOptions, prepared: Prepared, work: Path, progress: Progress | None = None
+        self,
+        options: RunOptions,
+        prepared: Prepared,
+        work: Path,
+        progress: Progress | None = None,
+        *,
+        alone: bool = False,
     ) -> None:
         config = vm_config(options, prepared, work)
         if not options.cold and not options.shell:
             config.snapshot = _snapshot(
                 config, options.kernel, progress if progress is not None else Silent()
             )
-        warm = config.snapshot is not None
-        self.device = DeviceProcess(serve_options(options, work), work / "device.log", forked=warm)
+        forked = False
+        if config.snapshot is not None and not alone:
+            nursery.warm().meet(config.snapshot, config.memory_mib << 20)
+            forked = True
+        self.device = DeviceProcess(serve_options(options, work), work / "device.log", forked=forked)
         self.vm = WatchedVm(config, self.device)
 
     def start(self) -> Agent:
@@ -144,12 +154,10 @@ class Pair:
 def _snapshot(config: VmConfig, name: str, progress: Progress) -> Path | None:
     """What the guest goes on from; None when that cannot be had."""
     try:
-        saved = snapshot_of(config, progress, name=name)
+        return snapshot_of(config, progress, name=name)
     except GuestError as error:
         progress.finish(f"no snapshot: {error}")
         return None
-    nursery.warm().meet(saved, config.memory_mib << 20)
-    return saved
 
 
 def wait_driver(agent: Agent, address: str, seconds: float) -> bool:

@@ -67,7 +67,7 @@ class Session:
         work = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vcapdev-"))
         self.work = Path(work)
         self.attachments = Attachments(self.options, self.work)
-        self.pair = Pair(self.options, self._prepared, self.work, self.screen.progress)
+        self.pair = Pair(self.options, self._prepared, self.work, self.screen.progress, alone=True)
         self.device, self.vm = self.pair.device, self.pair.vm
         self._on_violation = OnViolation(self.options, self.screen, self.device, self.vm, self.report)
         if self._on_violation.wanted:  # whatever waits for the guest then waits in vain, until it goes on
