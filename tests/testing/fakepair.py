@@ -23,7 +23,7 @@ from typing import Any
 from vcapdev.errors import GuestError
 from vcapdev.progress import Progress
 from vcapdev.testing.config import GuestConfig
-from vcapdev.testing.guest import Opened
+from vcapdev.testing.opening import Opened
 from vcapdev.vm.agent import AgentGoneError, GuestTimeoutError, Result
 from vcapdev.vm.console import ConsoleTail
 from vcapdev.vm.watch import CrashWatch, GuestCrash
