@@ -23,9 +23,11 @@ RUN_OPTIONS = \
 
 # All kernels together make docs/answer.md; one alone is only shown, unless REPORT names a directory.
 ANSWER_OPTIONS = $(call option,KERNEL,kernel) $(if $(REPORT)$(KERNEL),$(call option,REPORT,report),--report docs)
+SCENARIO_OPTIONS = $(foreach kernel,$(or $(KERNEL),bookworm-6.1 trixie-6.12),--kernel '$(kernel)') \
+  $(if $(SCENE),-k '$(SCENE)') $(if $(JOBS),-j '$(JOBS)') $(if $(REPORT),--html '$(REPORT)')
 MUTANT_OPTIONS = $(call option,KERNEL,kernel) $(call option,KIND,kind) $(call option,REPORT,report)
 
-.PHONY: run-guest test mutants rules lookalikes answer bench check doctor clean help
+.PHONY: run-guest scenarios findings test mutants rules lookalikes answer bench check doctor clean help
 
 run-guest: ## boot a stock guest, capture under swap pressure, judge every DMA write
 	@$(PY) tools/status.py $(PY) -m vcapdev run $(RUN_OPTIONS)
@@ -45,6 +47,12 @@ lookalikes: ## play legitimate scenes: the checker must be silent about them [KE
 
 answer: ## is get_user_pages() enough? play the whole matrix, write docs/answer.md [KERNEL= REPORT=]
 	@$(PY) tools/status.py $(PY) -m vcapdev answer $(ANSWER_OPTIONS)
+
+scenarios: ## play all shipped scenarios on two kernels [KERNEL= SCENE= JOBS= REPORT=FILE.html]
+	@$(PY) tools/status.py $(PY) -m vcapdev scenario $(SCENARIO_OPTIONS)
+
+findings: ## play the suspicions about stock drivers; red ones are what docs/findings.md tells [KERNEL=]
+	@$(PY) tools/status.py $(PY) -m vcapdev scenario findings $(SCENARIO_OPTIONS)
 
 bench: ## speed, as ratios against floors that are taken in the same run
 	@$(PY) tests/bench/run.py

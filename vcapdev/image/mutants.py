@@ -17,6 +17,9 @@ and, where it is needed::
 
 ``rule`` may be "A or B", where luck decides which; and it may be "frames": no page is wrong, and only the
 content of frames can tell.
+
+Beside them lies guest/regressions: fixes of the kernel taken back, described likewise. What they break a
+scenario shows (rule "scenario"), so the galleries do not play them.
 """
 
 from __future__ import annotations
@@ -70,6 +73,8 @@ def mutants(directory: Path | None = None) -> list[Mutant]:
 def find_mutant(name: str, directory: Path | None = None) -> Mutant:
     """The altered driver of that name. :raise UsageError: when there is none, with what there is."""
     known = {mutant.name: mutant for mutant in mutants(directory)}
+    if directory is None and name not in known:
+        known |= {mutant.name: mutant for mutant in mutants(resource_dir("guest") / "regressions")}
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join((*known, UNALTERED, STOCK))}"

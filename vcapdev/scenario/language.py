@@ -67,10 +67,12 @@ class Step:
 
 
 def _brief(value: Any) -> str:
+    if isinstance(value, Step):
+        return value.title
     if isinstance(value, dict):
         text = ", ".join(f"{key} {_brief(one)}" for key, one in value.items())
     elif isinstance(value, tuple | list):
-        text = " ".join(map(str, value))
+        text = " ".join(map(_brief, value))
     else:
         text = "" if value is None or value is True else str(value)
     return text if len(text) <= 100 else text[:97] + "..."
@@ -206,6 +208,7 @@ VERBS: dict[str, Verb] = {
         "fields": Key(Number(1, 100_000_000), "until the card has sent so many more fields"),
         "frames": Key(Number(1, 50_000_000), "until it has sent so many more frames into memory"),
     }, "in wait"), "wait for the card", {"timeout": _TIMEOUT}),
+    "reboot": Verb(Flag(), "end the guest, dead or alive, and boot it afresh"),
     "settle": Verb(Flag(), "wait until every pin is given back"),
     "pressure": Verb(Either((Section({
         "kind": Key(Choice(tuple(PRESSURES)), "which", required=True),

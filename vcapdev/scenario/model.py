@@ -17,6 +17,8 @@ from vcapdev.testing.config import GuestConfig, config_from
 SUFFIXES = (".yaml", ".yml")
 #: The kernel of scenarios that are for all, where the command line names none.
 DEFAULT_KERNEL = "bookworm-6.1"
+#: Below the shipped ones: suspicions about stock drivers; what came of them is in docs/findings.md.
+FINDINGS = "findings"
 _GLOB = frozenset("*?[")
 
 Json = dict[str, Any]
@@ -163,12 +165,13 @@ def load(path: Path) -> Scenario:
 
 
 def collect(paths: Iterable[Path]) -> list[Scenario]:
-    """Files, and all files of directories, sorted within each; the shipped ones where none is named.
+    """Files, all files of directories, and shipped ones by name; all of those where none is named.
 
     :raise ScenarioError: a file is wrong, two have one name, or there is none.
     """
     files: list[Path] = []
     for path in list(paths) or [shipped()]:
+        path = _named(path)
         if path.is_dir():
             inside = sorted(each for each in path.iterdir() if each.suffix in SUFFIXES)
             if not inside:
@@ -185,6 +188,18 @@ def collect(paths: Iterable[Path]) -> list[Scenario]:
             )
         seen[one.name] = one.file
     return scenarios
+
+
+def _named(path: Path) -> Path:
+    """A path, or a shipped scenario (or one of its findings) by its name."""
+    if not path.exists() and not path.suffix and len(path.parts) == 1:
+        for directory in (shipped(), shipped() / FINDINGS):
+            candidate = directory / f"{path.name}.yaml"
+            if candidate.is_file():
+                return candidate
+    if not path.exists() and path.name == FINDINGS and len(path.parts) == 1:
+        return shipped() / FINDINGS
+    return path
 
 
 def shipped() -> Path:

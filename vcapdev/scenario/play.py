@@ -11,7 +11,6 @@ import re
 import shlex
 import time
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -42,7 +41,7 @@ _FIGURES = {"pages_checked": "pages judged", "writes": "DMA writes", "distinct_p
 _COUNTERS = ("fields", "frames", "interrupts", "handshake_timeouts", "late_fields", "lost_fields")
 _MOST_TEXT = 200_000  # characters of an attachment
 
-Lease = Callable[[GuestConfig, str], Guest]
+_RIP = re.compile(r"RIP: [0-9a-f]+:([A-Za-z_][\w.]*)\+0x\S+( \[\w+\])?")
 
 
 @dataclass(frozen=True)
@@ -96,11 +95,17 @@ def _no_guest(result: TestResult, error: Exception) -> None:
     """There is no guest: only a crash of its kernel is the driver's."""
     if isinstance(error, GuestCrash):
         text = f"before the test began ({error.kind}): {error.title}\n{error.kernel_log}"
-        result.failures.append(
-            Failure(What.KERNEL, key_of(What.KERNEL, f"{error.kind}: {error.title}"), text)
-        )
+        key = _kernel_key(error.kind, error.title, error.kernel_log)
+        result.failures.append(Failure(What.KERNEL, key, text))
         return
     _trouble(result, error)
+
+
+def _kernel_key(kind: str, title: str, text: str) -> str:
+    """What was complained about, and in which function: faults of one sort differ in nothing else."""
+    found = _RIP.search(text)
+    where = f" in {found[1]}{found[2] or ''}" if found and found[1] not in title else ""
+    return key_of(What.KERNEL, f"{kind}: {title}{where}")
 
 
 def _trouble(result: TestResult, error: BaseException) -> None:
@@ -183,7 +188,7 @@ class _Run:
                 text = (
                     f"the guest's kernel complained ({complaint.kind}): {complaint.title}\n{complaint.text}"
                 )
-                self._add(What.KERNEL, text, key_of(What.KERNEL, f"{complaint.kind}: {complaint.title}"))
+                self._add(What.KERNEL, text, _kernel_key(complaint.kind, complaint.title, complaint.text))
         self._findings()
         log = checks.of_log(guest.dmesg(), test.expect.log_has, test.expect.log_lacks)
         for text in log:

@@ -15,7 +15,7 @@ from vcapdev.errors import ExitStatus, UsageError
 
 SCHEMA_VERSION = 1
 _HEX = re.compile(r"0x[0-9a-fA-F]+|\b[0-9a-f]{8,16}\b")
-_DIGITS = re.compile(r"\d+")
+_DIGITS = re.compile(r"\b\d+(\.\d+)?\b")
 _LONGEST_KEY = 200
 
 Json = dict[str, Any]

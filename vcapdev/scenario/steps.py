@@ -196,6 +196,10 @@ class Player:
         timeout = float(step.more.get("timeout", _WAIT))
         self.guest.wait(lambda: getattr(self.card, what) >= goal, timeout, f"{count} {what} of the card")
 
+    def do_reboot(self, step: Step) -> None:
+        if step.value:
+            self.guest.reboot()
+
     def do_settle(self, step: Step) -> None:
         if self.card.settle() is not step.value:
             raise StepError("pages are still pinned" if step.value else "all pins were given back")
