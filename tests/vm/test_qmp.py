@@ -53,7 +53,12 @@ class FakeQemu(threading.Thread):
     def received(connection: socket.socket) -> Iterator[dict[str, Any]]:
         """Commands, which need not end with a newline."""
         text = ""
-        while data := connection.recv(65536):
+        while True:
+            data = b""
+            with contextlib.suppress(ConnectionResetError):  # the other side has gone with answers unread
+                data = connection.recv(65536)
+            if not data:
+                return
             text += data.decode()
             while text := text.lstrip():
                 try:
