@@ -175,6 +175,16 @@ def test_r3_the_device_reads_the_changed_slice_twice(card):
     assert card.rules == ["fetch-changed"]
 
 
+def test_r3_in_a_program_that_is_entered_by_a_sync(card):
+    """As every program of bttv is: it is known from the instruction behind that."""
+    coherent(card)
+    card.checker.device_read(CODE * PAGE, 8, 3)
+    announce(card, code=OLD, at=CODE * PAGE + 8)
+    card.checker.device_read(CODE * PAGE + 8, 512, 4)
+    announce(card, number=8, code=words(9) * 8, at=CODE * PAGE + 8 + 512)
+    assert card.rules == ["fetch-changed"]
+
+
 def test_a_program_entered_amid_another_is_no_change(card):
     coherent(card)
     announce(card, code=OLD)

@@ -23,6 +23,7 @@ _MAX_ORDER = 10  # of the largest block of the allocator
 _MAX_GROUPS = 1 << 10
 _MAX_HOMES = 1 << 13
 _MAX_PROGRAMS = 4096
+_SYNC = 8  # bytes: a program is known from behind the SYNC that it is entered by
 _MAX_PAGES = 64  # of one program; the engine's texts have 16
 
 PLAIN, FREE, USER, OTHER = "driver memory", "free", "user", "other"
@@ -251,7 +252,7 @@ class Fetches:
         """Whether a program begins amid another one that is being executed, with other instructions."""
         for other in self._programs.values():
             offset = program.address - other.address
-            if other.address <= self._begin and 0 < offset < len(other.code):
+            if other.address <= self._begin + _SYNC and 0 < offset < len(other.code):
                 was = other.code[offset : offset + len(program.code)]
                 if was != program.code[: len(was)]:
                     return Suspicion(FETCH_CHANGED, program.address, f"program {other.id}")
