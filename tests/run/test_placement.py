@@ -76,3 +76,13 @@ def test_a_process_that_is_gone() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     assert not placement.put_together([process.pid])
+
+
+def test_for_a_while_only(monkeypatch: pytest.MonkeyPatch, two_threads: subprocess.Popen[bytes]) -> None:
+    here = os.sched_getaffinity(0)
+    threads = [int(name) for name in os.listdir(f"/proc/{two_threads.pid}/task")]
+    for wanted, cpus in ((True, {1}), (False, {len(here)})):
+        monkeypatch.setattr(placement, "_asked", lambda wanted=wanted: wanted)
+        with placement.together([two_threads.pid]):
+            assert {len(os.sched_getaffinity(thread)) for thread in threads} == cpus
+        assert all(os.sched_getaffinity(thread) == here for thread in threads)

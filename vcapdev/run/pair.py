@@ -11,6 +11,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from vcapdev.errors import GuestError
@@ -18,6 +19,7 @@ from vcapdev.progress import Progress, Silent
 from vcapdev.run import nursery
 from vcapdev.run.device import DeviceProcess
 from vcapdev.run.options import RunOptions
+from vcapdev.run.placement import together
 from vcapdev.run.prepare import Prepared
 from vcapdev.serve.options import ServeOptions
 from vcapdev.vm.agent import Agent, AgentError
@@ -29,7 +31,7 @@ from vcapdev.vm.watch import GuestCrash
 _BOOT = 180.0  # seconds; 6 on an idle machine without KVM
 _ATTACH = 30.0  # seconds for the checker to find the guest's kernel; 1 on an idle machine
 _DRIVER = 10.0  # seconds for a driver to take up a card that was plugged; 0.3 on an idle machine
-_LOOK = 0.005  # seconds between two questions whether the checker knows the kernel, or a driver is there
+_LOOK = 0.003  # seconds between two questions whether the checker knows the kernel, or a driver is there
 _TURN = 0.1  # seconds between two looks at whether all children live
 #: Seconds that buffers may stay pinned after the device was closed, and a failure be held back.
 PATIENCE = 3.0
@@ -82,7 +84,7 @@ class Pair:
             config.snapshot = _snapshot(
                 config, options.kernel, progress if progress is not None else Silent()
             )
-        forked = False
+        self._alone, forked = alone, False
         if config.snapshot is not None and not alone:
             nursery.warm().meet(config.snapshot, config.memory_mib << 20)
             forked = True
@@ -113,9 +115,12 @@ class Pair:
         self.vm.start()
         self.device.connect()
         self.vm.plug_card()
-        self.device.call("attach", timeout=_ATTACH)
-        agent = self.vm.wait_agent(_BOOT)
-        wait_driver(agent, CARD_ADDRESS, _DRIVER)
+        # The driver asks the card's I2C bus bit by bit: a thousand reads, each waiting for its answer.
+        pids = [pid for pid in (self.vm.pid, self.device.pid) if pid is not None]
+        with nullcontext() if self._alone else together(pids):
+            self.device.call("attach", timeout=_ATTACH)
+            agent = self.vm.wait_agent(_BOOT)
+            wait_driver(agent, CARD_ADDRESS, _DRIVER)
         return agent
 
     def stop(self) -> None:
