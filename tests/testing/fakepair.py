@@ -45,6 +45,7 @@ class FakeDevice:
         self.settled = True
         self.armed: Json = {}
         self.pages = 100
+        self.status: Json = {}  # what the checker says otherwise
 
     def call(self, command: str, *, timeout: float = 10, **arguments: Any) -> Json:
         if not self.running:
@@ -85,7 +86,8 @@ class FakeDevice:
         return {"settled": self.settled}
 
     def do_check_status(self) -> Json:
-        return {"attached": True, "pages_checked": self.pages, "defects": [], "unchecked_writes": 0}
+        good = {"attached": True, "pages_checked": self.pages, "defects": [], "unchecked_writes": 0}
+        return good | self.status
 
     def do_fault(self, **given: Any) -> Json:
         """Three points of each fault come, but none of "i2c-nack"."""

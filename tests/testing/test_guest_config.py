@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import vcapdev
+from vcapdev.bt878.faults import FAULTS
 from vcapdev.errors import UsageError
+from vcapdev.testing.capture import CaptureOptions
 from vcapdev.testing.complaints import Complaint
 from vcapdev.testing.config import GuestConfig, config_from
+from vcapdev.testing.pressure import KINDS
 
 
 def test_the_example_of_the_documentation() -> None:
@@ -73,6 +77,13 @@ def test_complaints_are_allowed_by_kind_or_by_their_title_but_never_a_death() ->
     assert lockdep.allowed(["*bttv_irq*"])
     assert not lockdep.allowed(["warning", "*saa7134*"])
     assert not Complaint("panic", "Kernel panic", "", fatal=True).allowed(["panic", "*"])
+
+
+def test_the_documentation_names_every_key_and_every_fault() -> None:
+    text = (Path(__file__).parents[2] / "docs/pytest.md").read_text()
+    words = [item.name for item in fields(GuestConfig)] + [item.name for item in fields(CaptureOptions)]
+    missing = [word for word in (*words, *FAULTS, *KINDS) if f"`{word}`" not in text]
+    assert missing == ["frames", "saved"]  # a capture's own first word, and a path that goes with "save"
 
 
 def test_the_marks_check_nothing_by_themselves() -> None:

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Protects the installed package: a wheel, in a virtual environment, used from outside any checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DEADLINE = 300.0  # seconds for anything here
+TEST = """
+import vcapdev
+
+pytestmark = vcapdev.guest(clock="fast")
+
+
+def test_passes(guest, card):
+    assert guest.capture(frames=4, size="320x240").intact == 4
+    card.dma.assert_clean()
+
+
+def test_fails(guest):
+    assert guest.capture(frames=4, size="320x240").intact == 5
+
+
+def test_wants_what_is_not_there(guest):
+    guest.capture(frames=4, size="1920x1080")
+"""
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """``outside(words of a Python command)``, run where no checkout is, with the wheel installed.
+
+    What vcapdev depends on is taken from this Python's packages, and nothing else of it.
+    """
+    place = tmp_path_factory.mktemp("outside")
+    _python(sys.executable, ROOT, "-m", "build", "--wheel", "--outdir", place / "dist", ROOT)
+    (wheel,) = (place / "dist").glob("vcapdev-*.whl")
+    venv.create(place / "venv", with_pip=False, symlinks=True)
+    python = place / "venv/bin/python"
+    _python(sys.executable, place, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps",
+            "--no-index", wheel)  # fmt: skip
+    (site,) = (place / "venv/lib").glob("python*/site-packages")
+    (site / "depends.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (place / "work").mkdir()
+    return lambda *words: _python(python, place / "work", *words, check=False)
+
+
+def _python(
+    python: str | Path, where: Path, *words: str | Path, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PYTEST"))
+    }
+    done = subprocess.run(
+        [python, *words], cwd=where, env=environment, text=True, capture_output=True, timeout=DEADLINE,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_the_wheel_is_what_is_imported_and_it_carries_its_data(outside: Run) -> None:
+    shown = outside("-c", "import vcapdev; print(vcapdev.__file__)").stdout
+    assert "site-packages/vcapdev/__init__.py" in shown
+    assert "bookworm-6.1" in outside("-m", "vcapdev", "list", "recipes").stdout
+
+
+def test_the_plugin_is_found_by_itself_and_costs_nothing_until_it_is_used(outside: Run) -> None:
+    assert "vcapdev_guest(kernel, memory, swap, ...)" in outside("-m", "pytest", "--markers").stdout
+    dear = "{'numpy', 'drgn', 'vcapdev.testing.guest'} & set(sys.modules)"
+    assert outside("-c", f"import vcapdev, sys; vcapdev.guest; print({dear})").stdout == "set()\n"
+
+
+@pytest.mark.guest
+def test_a_passing_and_a_failing_test_of_ones_own(outside: Run, tmp_path: Path) -> None:
+    file = tmp_path / "test_mine.py"
+    file.write_text(TEST)
+    done = outside("-m", "pytest", "-p", "no:cacheprovider", "--tb=short", file)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "2 failed, 1 passed" in done.stdout, done.stdout
+    assert "CaptureResult(wanted=4, captured=4, intact=4" in done.stdout
+    assert "UsageError: capture: size='1920x1080': bttv captures from 48x32 to 924x576" in done.stdout
+    for section in ("guest console", "register trace", "DMA log", "card"):
+        assert f" Captured {section} call " in done.stdout
