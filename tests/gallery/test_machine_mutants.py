@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from vcapdev.bt878.pattern import KIND_VBI, PictureKey, Shot, picture
-from vcapdev.gallery.acts import ACTS, USERPTR, acts_for, vbi_damage
+from vcapdev.gallery.acts import ACTS, MMAP, USERPTR, acts_on, lines_left_out, vbi_damage
 from vcapdev.gallery.machine import Caught, Equivalence, Fate, Machine, verdict_on
 from vcapdev.gallery.machine_report import markdown, to_json, totals
-from vcapdev.gallery.machines import in_turn, load_equivalents, sources
+from vcapdev.gallery.machines import Ground, about_ground, in_turn, load_equivalents, sources, stale
 from vcapdev.gallery.mutate import Mutation, mutations
+from vcapdev.gallery.reach import Reach
 from vcapdev.gallery.scene import GuestReport, Outcome, ProgramResult, Scene
 from vcapdev.gallery.stage import Stage
 from vcapdev.image.drivertree import Change
@@ -26,16 +27,21 @@ from vcapdev.image.kbuild import Built
 FILE = "drivers/media/v4l2-core/videobuf-dma-sg.c"
 TEXT = "int f(struct b *b)\n{\n\tpin(b->pages);\n\tif (b->size)\n\t\treturn 1;\n\tmark(b);\n\treturn 0;\n}\n"
 MUTANTS = mutations(FILE, TEXT)
+BOTH = (USERPTR, MMAP)
 
 
 class FakeStage:
     """Plays nothing; each scene comes out as it is told to."""
 
     kernel, up = "bookworm-6.1", True
+    settings: dict[str, int] = {"E_CROP": 1}
 
     def __init__(self, come: Callable[[Outcome], None]) -> None:
         self._come = come
         self.played: list[Scene] = []
+
+    def registers(self) -> dict[str, int]:
+        return self.settings
 
     def run_scene(self, scene: Scene) -> Outcome:
         self.played.append(scene)
@@ -57,6 +63,7 @@ def machine(
         return Built(change, {"videobuf-dma-sg": module})
 
     stage = FakeStage(come)
+    more.setdefault("acts", lambda mutant: BOTH)
     return Machine(cast(Stage, stage), build, {FILE: TEXT}, **more), stage  # type: ignore[arg-type]
 
 
@@ -68,7 +75,8 @@ def test_what_nothing_notices_has_escaped_after_every_act(tmp_path: Path) -> Non
     made, stage = machine(tmp_path)
     found = fates(made)
     assert {fate.caught for fate in found.values()} == {Caught.ESCAPED}
-    assert len(stage.played) == len(MUTANTS) * len(acts_for(FILE))
+    assert len(stage.played) == len(MUTANTS) * len(BOTH)
+    assert {fate.act for fate in found.values()} == {"userptr, mmap"}
     assert made.modules == {}
 
 
@@ -108,18 +116,25 @@ def test_the_same_code_is_equivalent_and_not_played(tmp_path: Path) -> None:
     assert stage.played == []
 
 
-def test_a_function_that_is_never_run_is_not_played(tmp_path: Path) -> None:
-    made, stage = machine(tmp_path, unreached={"f"})
+def test_a_statement_that_is_never_run_is_not_played(tmp_path: Path) -> None:
+    made, stage = machine(tmp_path, acts=lambda mutant: ())
     assert {fate.caught for fate in fates(made).values()} == {Caught.UNREACHED}
     assert stage.played == []
 
 
 def test_a_known_equivalent_is_one_only_if_nothing_noticed_it(tmp_path: Path) -> None:
     drop = next(one for one in MUTANTS if one.kind == "drop-call")
-    known = [Equivalence("videobuf-dma-sg.c", "f", drop.title, "it was dirty before")]
+    known = [
+        Equivalence(
+            "videobuf-dma-sg.c", "f", "pin(b->pages);", "drop-call", drop.title, "it was dirty before"
+        )
+    ]
     made, _ = machine(tmp_path, known=known)
     fate = next(made.play([drop]))
     assert (fate.caught, fate.by) == (Caught.EQUIVALENT, "it was dirty before")
+    assert stale(known, MUTANTS) == []
+    assert stale(known, MUTANTS[:1]) == ([] if known[0].covers(MUTANTS[0]) else known)
+    assert stale(known, mutations("a/other.c", TEXT)) == [], "of another kernel's file nothing is known"
 
     def noticed(outcome: Outcome) -> None:
         outcome.verdicts.append({"rule": "not-dirtied"})
@@ -154,10 +169,60 @@ def test_a_kernel_uses_one_framework(tmp_path: Path) -> None:
     assert [Path(file).name for file in sources(tmp_path)] == ["frame_vector.c", "bttv-vbi.c"]
 
 
-def test_every_file_has_acts() -> None:
-    for file in (FILE, "bttv-risc.c", "bttv-vbi.c", "frame_vector.c"):
-        assert acts_for(file)
-        assert all(act in ACTS for act in acts_for(file))
+def test_kernels_have_the_acts_that_they_can_play() -> None:
+    old, new = ({act.name for act in acts_on(kernel)} for kernel in ("bookworm-6.1", "trixie-6.12"))
+    assert old - new == {"edges-sided"}
+    assert new - old == {"imported"}
+    assert len({act.name for act in ACTS}) == len(ACTS)
+
+
+def test_other_settings_or_answers_are_noticed(tmp_path: Path) -> None:
+    def answered(outcome: Outcome) -> None:
+        assert outcome.program is not None
+        outcome.program.events.append({"event": "answer", "what": "QBUF", "value": 22})
+
+    for expected, caught in (
+        ({"E_CROP": 1, "1. QBUF": 22}, Caught.ESCAPED),
+        ({"E_CROP": 2, "1. QBUF": 22}, Caught.FRAMES),
+        ({"E_CROP": 1, "1. QBUF": 14}, Caught.FRAMES),
+        ({"E_CROP": 1, "1. QBUF": 22, "2. STREAMON": 0}, Caught.FRAMES),
+    ):
+        made, _ = machine(tmp_path, answered, settings={"mmap": expected})
+        fate = next(made.play(MUTANTS[:1]))
+        assert fate.caught is caught, expected
+        assert ("answers or settings" in fate.by) == (caught is Caught.FRAMES)
+
+
+def test_what_the_program_finds_wrong_is_noticed(tmp_path: Path) -> None:
+    def wrong(outcome: Outcome) -> None:
+        assert outcome.program is not None
+        outcome.program.events.append({"event": "wrong", "text": "3 pages stay pinned"})
+
+    made, _ = machine(tmp_path, wrong)
+    fate = next(made.play(MUTANTS[:1]))
+    assert (fate.caught, fate.by) == (Caught.FRAMES, "3 pages stay pinned")
+
+
+def test_what_cannot_be_loaded_is_the_guests_catch() -> None:
+    outcome = Outcome(USERPTR.scene, "k", trouble="insmod /tmp/x.ko in the guest: no memory")
+    assert verdict_on(outcome, USERPTR, cast(Stage, None))[0] is Caught.GUEST
+
+
+def test_what_never_runs_is_counted_by_function() -> None:
+    ground = Ground(Reach({"userptr": {(FILE, MUTANTS[0].needs)}}), {}, 6)
+    about = about_ground(MUTANTS, MUTANTS[1:], ground)
+    assert (about["can_be_made"], about["in_statements_never_run"]) == (len(MUTANTS), len(MUTANTS) - 1)
+    assert about["never_run"] == [{"file": "videobuf-dma-sg.c", "function": "f", "changes": len(MUTANTS) - 1}]
+    assert (about["statements"], about["statements_run"]) == (6, 1)
+    assert f"{len(MUTANTS)} changes can be made" in markdown([], {"kernel": "k", **about})
+
+
+def test_lines_that_are_left_out_for_video_recorders() -> None:
+    data = bytearray(b"\1" * (640 * 192) + bytes(640 * 8))
+    assert lines_left_out(bytes(data) * 2, 640, 200) == ""
+    data[640 * 195] = 1
+    assert "193 of 200 lines came" in lines_left_out(bytes(data), 640, 200)
+    assert "no frames" in lines_left_out(b"", 640, 200)
 
 
 def test_known_equivalents_can_be_read() -> None:

@@ -71,7 +71,7 @@ def test_an_unknown_program_is_named(sources: Path, tmp_path: Path) -> None:
 
 def test_the_programs_that_come_with_us_have_sources() -> None:
     directory = resource_dir("guest") / "src"
-    for name in ("vcap-agent", "vcap-capture", "vcap-pressure", "vcap-scene"):
+    for name in ("vcap-agent", "vcap-capture", "vcap-edges", "vcap-pressure", "vcap-scene"):
         files = program_sources(name, directory)
         assert all(path.is_file() for path in files), name
 

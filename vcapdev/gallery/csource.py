@@ -18,6 +18,7 @@ _BLANKED = re.compile(
 )
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _LABEL = re.compile(r"(?:case\b[^:?]*|default\s*|[A-Za-z_]\w*\s*):(?!:)")
+_DECLARED = re.compile(r"((?:const\s+|unsigned\s+|struct\s+|enum\s+)*[A-Za-z_]\w*)\s*([*\s]+)\s*(\w+)")
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -54,6 +55,7 @@ class Function:
 
     name: str
     body: Statement
+    parameters: tuple[int, int] = (0, 0)  # where they stand, without the parentheses
 
 
 def blank(text: str) -> str:
@@ -78,16 +80,54 @@ def functions(text: str) -> list[Function]:
     at = 0
     while (at := plain.find("{", at)) >= 0:
         end = _matching(plain, at)
-        name = _function_name(plain, at)
-        if name is not None:
+        head = _function_head(plain, at)
+        if head is not None:
             reader = _Reader(plain)
-            found.append(Function(name, reader.block(at)))
+            found.append(Function(head[0], reader.block(at), head[1]))
         at = end
     return found
 
 
-def _function_name(plain: str, brace: int) -> str | None:
-    """The name before the parameters in front of a brace; None where that is no function's."""
+def variables(plain: str, function: Function) -> dict[str, str]:
+    """Types of a function's parameters and local variables by name; a pointer's type ends with a star."""
+    found: dict[str, str] = {}
+    start, end = function.parameters
+    for each in plain[start:end].split(","):
+        _declare(found, each)
+    for statement in function.body.walk():
+        if statement.kind == "simple":
+            first, *more = plain[statement.start : statement.end].rstrip(";").split(",")
+            name = _declare(found, first.partition("=")[0])
+            for other in more if name else ():
+                if word := re.fullmatch(r"\s*(\**)\s*(\w+)\s*(?:=.*)?", other, re.S):
+                    found[word[2]] = found[name].rstrip("* ") + word[1]
+    return found
+
+
+def _declare(found: dict[str, str], text: str) -> str:
+    """Note what ``text`` declares, if it declares anything; gives its name."""
+    match = _DECLARED.fullmatch(text.strip())
+    if match is None or match[1].split()[0] in ("return", "goto", "else", "case"):
+        return ""
+    found[match[3]] = " ".join(match[1].split()) + match[2].strip()
+    return match[3]
+
+
+def arguments(plain: str, opening: int) -> list[tuple[int, int]]:
+    """Where the arguments of a call stand, without blanks around them; ``opening`` is its parenthesis."""
+    end, found, begin, at = _matching(plain, opening) - 1, [], opening + 1, opening + 1
+    while at <= end:
+        if at == end or plain[at] == ",":
+            text = plain[begin:at]
+            if text.strip():
+                found.append((at - len(text.lstrip()), begin + len(text.rstrip())))
+            begin = at + 1
+        at = _matching(plain, at) if at < end and plain[at] in _PAIRS else at + 1
+    return found
+
+
+def _function_head(plain: str, brace: int) -> tuple[str, tuple[int, int]] | None:
+    """Name and parameters in front of a brace; None where that is no function's."""
     head = plain[:brace].rstrip()
     if not head.endswith(")"):
         return None
@@ -98,7 +138,7 @@ def _function_name(plain: str, brace: int) -> str | None:
         if not depth:
             break
     name = re.search(r"([A-Za-z_]\w*)\s*$", head[:at])
-    return name[1] if name else None
+    return (name[1], (at + 1, len(head) - 1)) if name else None
 
 
 def _matching(plain: str, at: int) -> int:

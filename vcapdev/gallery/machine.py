@@ -1,27 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Play mutants that a machine made: what catches each one, and which ones nothing catches.
 
-A mutant is played in a few *acts*, short captures that use its file, until something notices it: a rule of
-the checker, the guest's kernel, or the program that compares frames. A mutant whose module is byte for byte
-the unaltered one is equivalent; of one in a function that no act ever runs nothing can be said.
+A mutant is played in the *acts*, short captures, that run the changed statement, until something notices it:
+a rule of the checker, the guest's kernel, or the program, which compares frames, answers, memory and the
+card's settings. A mutant whose module is byte for byte the unaltered one is equivalent, and so is one that a
+person has shown to be, as long as nothing notices it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from vcapdev.gallery.acts import Act, acts_for
+from vcapdev.gallery.acts import Act
 from vcapdev.gallery.mutate import Mutation
 from vcapdev.gallery.scene import Outcome
 from vcapdev.gallery.stage import Stage
 from vcapdev.image.drivertree import Change
 from vcapdev.image.kbuild import Built
 
+NO_ACT = "no act runs this statement"
 _AHEAD = 4  # modules that are built while the guest plays another
 
 
@@ -57,17 +59,22 @@ class Fate:
 
 @dataclass(frozen=True)
 class Equivalence:
-    """A mutant that a person has found to do the same as the original, and why."""
+    """A mutant that a person has found to do the same as the original, and why.
 
-    file: str
+    It is known by what it does and to which line, so that a line above it may change.
+    """
+
+    file: str  # without its directory
     function: str
+    line: str  # the source line, without its indentation
+    kind: str
     title: str
     reason: str
 
     def covers(self, mutation: Mutation) -> bool:
         """Whether it is about this mutant."""
-        same = mutation.function == self.function and mutation.title == self.title
-        return same and mutation.file.endswith(self.file)
+        same = (mutation.function, mutation.text, mutation.kind) == (self.function, self.line, self.kind)
+        return same and mutation.title == self.title and mutation.file.endswith(f"/{self.file}")
 
 
 @dataclass
@@ -76,16 +83,18 @@ class Machine:
 
     :param build: builds a file with another content. Called from another thread, one call at a time.
     :param texts: the files as they are.
+    :param acts: for a mutant, those that run the changed statement.
+    :param settings: by act, the card's settings at its end with the driver as it is.
     :param known: what people have found out about equivalent ones.
-    :param unreached: functions that no act runs.
     :ivar modules: of the mutant that is being played, for the stage's ``variants``.
     """
 
     stage: Stage
     build: Callable[[Change], Built]
     texts: Mapping[str, str]
+    acts: Callable[[Mutation], Sequence[Act]]
+    settings: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     known: Sequence[Equivalence] = ()
-    unreached: Collection[str] = ()
     modules: dict[str, Mapping[str, Path]] = field(default_factory=dict)
     _originals: dict[str, bytes] = field(default_factory=dict)
 
@@ -108,12 +117,13 @@ class Machine:
             return Fate(kernel, mutant, Caught.BROKEN, built.error)
         if _content(built) == self._original(mutant.file):
             return Fate(kernel, mutant, Caught.EQUIVALENT, "the compiler makes the same code of it")
+        acts = self.acts(mutant)
+        if not acts:
+            return Fate(kernel, mutant, Caught.UNREACHED, NO_ACT)
+        fate = self._play(mutant, acts, built.modules)
         reason = next((one.reason for one in self.known if one.covers(mutant)), "")
-        if mutant.function in self.unreached:
-            return Fate(kernel, mutant, Caught.UNREACHED, f"no act runs {mutant.function}")
-        fate = self._acts(mutant, built.modules)
         if fate.caught is Caught.ESCAPED and reason:
-            return Fate(kernel, mutant, Caught.EQUIVALENT, reason, fate.act, fate.pages, fate.seconds)
+            return replace(fate, caught=Caught.EQUIVALENT, by=reason)
         return fate
 
     def _original(self, file: str) -> bytes:
@@ -122,39 +132,43 @@ class Machine:
             self._originals[file] = _content(self.build(change(f"unaltered {file}", file, self.texts[file])))
         return self._originals[file]
 
-    def _acts(self, mutant: Mutation, modules: Mapping[str, Path]) -> Fate:
+    def _play(self, mutant: Mutation, acts: Sequence[Act], modules: Mapping[str, Path]) -> Fate:
         """Play until something notices."""
         self.modules[mutant.name] = modules
-        pages, seconds, last = 0, 0.0, ""
+        pages, seconds = 0, 0.0
         try:
-            for act in acts_for(mutant.file):
+            for act in acts:
                 outcome, caught, by = self._act(act, mutant.name)
-                pages, seconds, last = pages + outcome.pages_checked, seconds + outcome.seconds, act.name
+                pages, seconds = pages + outcome.pages_checked, seconds + outcome.seconds
                 if caught is not Caught.ESCAPED:
                     break
         finally:
             del self.modules[mutant.name]
-        return Fate(self.stage.kernel, mutant, caught, by, last, pages, round(seconds, 1))
+        played = act.name if caught is not Caught.ESCAPED else ", ".join(each.name for each in acts)
+        return Fate(self.stage.kernel, mutant, caught, by, played, pages, round(seconds, 1))
 
     def _act(self, act: Act, variant: str) -> tuple[Outcome, Caught, str]:
         """One act; a frame that is lost may be the fault of a slow host, so it has to be lost twice."""
         for _ in range(2):
             outcome = self.stage.run_scene(act.with_driver(variant))
-            caught, by = verdict_on(outcome, act, self.stage)
+            caught, by = verdict_on(outcome, act, self.stage, self.settings.get(act.name, {}))
             if caught is not Caught.FRAMES:
                 break
         return outcome, caught, by
 
 
-def verdict_on(outcome: Outcome, act: Act, stage: Stage) -> tuple[Caught, str]:
+def verdict_on(
+    outcome: Outcome, act: Act, stage: Stage, settings: Mapping[str, int] | None = None
+) -> tuple[Caught, str]:
     """What noticed that something is wrong, the checker first."""
     if outcome.rules:
         return Caught.RULE, ", ".join(sorted(outcome.rules))
     if outcome.failures:
         return Caught.GUEST, outcome.failures[0].title
     if outcome.trouble:
-        return Caught.FRAMES, outcome.trouble
-    missed = act.missed(outcome, stage)
+        loading = outcome.trouble.startswith(("insmod", "rmmod"))
+        return Caught.GUEST if loading else Caught.FRAMES, outcome.trouble
+    missed = act.missed(outcome, stage, settings)
     return (Caught.FRAMES, missed) if missed else (Caught.ESCAPED, "")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,16 @@ from typing import Any
 from vcapdev import __version__
 from vcapdev.errors import SetupError
 from vcapdev.gallery.machine import Caught, Fate
-from vcapdev.gallery.mutate import KINDS
+from vcapdev.gallery.mutate import KINDS, Mutation
 
 SCHEMA_VERSION = 1
 MEANING = {
     Caught.RULE: "caught by a rule of the checker",
     Caught.GUEST: "caught by the guest's kernel (oops, WARNING, a module that does not load)",
-    Caught.FRAMES: "caught by the program: damaged frames, or none",
+    Caught.FRAMES: "caught by the program: damaged frames or none, wrong answers or settings, lost memory",
     Caught.ESCAPED: "escaped",
     Caught.EQUIVALENT: "equivalent: nothing is different",
-    Caught.UNREACHED: "in a function that no act runs: nothing can be said",
+    Caught.UNREACHED: "in a statement that no act runs: nothing can be said",
     Caught.BROKEN: "do not compile",
 }
 
@@ -32,7 +32,7 @@ Json = dict[str, Any]
 def line(fate: Fate) -> str:
     """One mutant for the terminal."""
     by = f": {fate.by}" if fate.by else ""
-    return f"{fate.caught.value:<17} {fate.mutation.name} ({fate.mutation.title}){by}"
+    return f"{fate.caught.value:<17} {fate.mutation.name} ({fate.mutation.title}){by} [{fate.seconds:g} s]"
 
 
 def totals(fates: Sequence[Fate]) -> Json:
@@ -85,7 +85,8 @@ def markdown(fates: Sequence[Fate], about: Json) -> str:
     head = f"## {about.get('kernel', '')}: {about.get('release', '')}"
     said = f"{counts['made']} changes were made, {counts['compiled']} compiled,"
     said += f" {counts['could_be_caught']} could be caught."
-    lines = [head, "", said, "", *_by_kind(fates), ""]
+    lines = [head, "", *_ground(about), said, "", *_by(fates, "kind", KINDS, lambda one: one.kind), ""]
+    lines += [*_by(fates, "file", sorted({_file(fate) for fate in fates}), _file_of), ""]
     for caught, title in (
         (Caught.ESCAPED, "Escaped"),
         (Caught.EQUIVALENT, "Equivalent"),
@@ -93,25 +94,47 @@ def markdown(fates: Sequence[Fate], about: Json) -> str:
     ):
         chosen = [fate for fate in fates if fate.caught is caught]
         if chosen:
-            lines += [f"### {title}", "", "| place | function | change | why |", "|---|---|---|---|"]
+            why = "acts that it escaped" if caught is Caught.ESCAPED else "why"
+            lines += [f"### {title}", "", f"| place | function | change | {why} |", "|---|---|---|---|"]
             lines += [_row(fate) for fate in chosen] + [""]
     return "\n".join(lines)
 
 
-def _by_kind(fates: Sequence[Fate]) -> list[str]:
-    """Kinds of change by what caught them."""
+def _ground(about: Json) -> list[str]:
+    """What can be changed at all."""
+    if "can_be_made" not in about:
+        return []
+    never = ", ".join(f"`{one['function']}` {one['changes']}" for one in about["never_run"])
+    return [
+        f"{about['can_be_made']} changes can be made. The acts run {about['statements_run']} of the"
+        f" {about['statements']} statements; {about['in_statements_never_run']} changes are in the others,"
+        f" and were not tried ({never or 'none'}). From the rest a choice was made, spread evenly.",
+        "",
+    ]
+
+
+def _by(fates: Sequence[Fate], title: str, rows: Sequence[str], of: Callable[[Mutation], str]) -> list[str]:
+    """Changes of each kind, or in each file, by what caught them."""
     columns = [caught for caught in MEANING if caught is not Caught.BROKEN]
-    lines = ["| kind | " + " | ".join(caught.value for caught in columns) + " | compiled |"]
+    lines = [f"| {title} | " + " | ".join(caught.value for caught in columns) + " | compiled |"]
     lines.append("|---" * (len(columns) + 2) + "|")
-    for kind in (*KINDS, "all"):
-        counts = Counter(fate.caught for fate in fates if kind in (fate.mutation.kind, "all"))
+    for row in (*rows, "all"):
+        counts = Counter(fate.caught for fate in fates if row in (of(fate.mutation), "all"))
         cells = [str(counts[caught]) for caught in columns]
-        lines.append(f"| {kind} | {' | '.join(cells)} | {sum(counts[caught] for caught in columns)} |")
+        lines.append(f"| {row} | {' | '.join(cells)} | {sum(counts[caught] for caught in columns)} |")
     return lines
+
+
+def _file(fate: Fate) -> str:
+    return _file_of(fate.mutation)
+
+
+def _file_of(mutation: Mutation) -> str:
+    return mutation.file.rpartition("/")[2]
 
 
 def _row(fate: Fate) -> str:
     one = fate.mutation
     place = f"{one.file.rpartition('/')[2]}:{one.line}"
     title = one.title.replace("|", "\\|")
-    return f"| {place} | `{one.function}` | {one.kind}: `{title}` | {fate.by} |"
+    return f"| {place} | `{one.function}` | {one.kind}: `{title}` | {fate.by or fate.act} |"

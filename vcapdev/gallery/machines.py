@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,11 @@ import yaml
 
 from vcapdev.errors import ExitStatus, SetupError, UsageError
 from vcapdev.gallery import machine_report
-from vcapdev.gallery.acts import ACTS
-from vcapdev.gallery.csource import functions
+from vcapdev.gallery.acts import Act, acts_on
 from vcapdev.gallery.machine import Caught, Equivalence, Fate, Machine
 from vcapdev.gallery.mutant_options import MutantOptions
 from vcapdev.gallery.mutate import Mutation, choose, mutations
-from vcapdev.gallery.reach import unreached
+from vcapdev.gallery.reach import MARKED, Reach, change_of, marked, reach_of, statements_in
 from vcapdev.gallery.stage import Stage
 from vcapdev.image.drivertree import Change
 from vcapdev.image.kbuild import Builder, Built
@@ -33,6 +34,8 @@ _NEW = (
 )
 _BOTH = ("drivers/media/pci/bt8xx/bttv-risc.c", "drivers/media/pci/bt8xx/bttv-vbi.c")
 _KNOWN = Path(__file__).with_name("equivalents.yaml")
+Json = dict[str, Any]
+
 _SPARE = 3  # so many times as many are made as are wanted: not every change compiles
 
 
@@ -42,15 +45,20 @@ def run(options: MutantOptions) -> ExitStatus:
     :raise VcapdevError: no such kernel, or packages, compiler or guest are not to be had.
     """
     screen = Screen()
-    run_options = RunOptions(kernel=options.kernel, qemu=options.qemu, accel=options.accel)
+    run_options = RunOptions(kernel=options.kernel, qemu=options.qemu, accel=options.accel, cold=False)
     with screen.stage("prepare") as stage:
         prepared = prepare(run_options, screen.progress)
         stage.note = f"{options.kernel}, QEMU {prepared.qemu.version} with {prepared.accel.name}"
     builder = Builder(load_recipe(options.kernel), prepared.guest, screen.progress)
-    fates = _play(options, run_options, prepared, builder, screen)
+    fates, found = _play(options, run_options, prepared, builder, screen)
     print(machine_report.totals_text(fates), end="", flush=True)
     if options.report is not None:
-        machine_report.write(options.report, fates, _about(options, prepared))
+        about = (
+            _about(options, prepared)
+            | found
+            | {"took": {name: round(took) for name, took in screen.stages.items()}}
+        )
+        machine_report.write(options.report, fates, about)
     return ExitStatus.CLEAN
 
 
@@ -73,23 +81,89 @@ def candidates(texts: Mapping[str, str], only: Sequence[str]) -> list[Mutation]:
     return found
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What is found out with the driver as it is, before any change: statements by act, settings by act."""
+
+    reach: Reach
+    settings: Mapping[str, Mapping[str, int]]
+    statements: int
+
+
 def _play(
     options: MutantOptions, run_options: RunOptions, prepared: Prepared, builder: Builder, screen: Screen
-) -> list[Fate]:
+) -> tuple[list[Fate], Json]:
     modules: dict[str, Mapping[str, Path]] = {}
     texts = sources(builder.tree.source)
-    names = [function.name for text in texts.values() for function in functions(text)]
-    order = in_turn(candidates(texts, options.only), options.count * _SPARE)
+    every = candidates(texts, options.only)
+    acts = {act.name: act for act in acts_on(options.kernel)}
+
+    def build(wanted: Change) -> Built:
+        return builder.build(wanted, Silent(), 1)
+
     with Stage(run_options, prepared, modules.__getitem__) as stage:
         with screen.stage("reach") as step:
-            left = unreached(stage, ACTS, names)
-            step.note = f"the acts run all but {len(left)} of {len(names)} functions"
+            ground = survey(stage, list(acts.values()), texts, build, modules)
+            left = [one for one in every if not ground.reach.acts((one.file, one.needs))]
+            step.note = (
+                f"of {len(every)} changes that can be made, {len(left)} are in statements that no act runs"
+            )
+        runs = [one for one in every if one not in set(left)]
 
-        def build(wanted: Change) -> Built:
-            return builder.build(wanted, Silent(), 1)
+        def acts_of(mutant: Mutation) -> list[Act]:
+            return [acts[name] for name in ground.reach.acts((mutant.file, mutant.needs))]
 
-        machine = Machine(stage, build, texts, load_equivalents(), left, modules)
-        return _until(machine, order, options.count, screen)
+        machine = Machine(stage, build, texts, acts_of, ground.settings, load_equivalents(), modules)
+        fates = _until(machine, in_turn(runs, options.count * _SPARE), options.count, screen)
+    return fates, about_ground(every, left, ground)
+
+
+def survey(
+    stage: Stage,
+    acts: Sequence[Act],
+    texts: Mapping[str, str],
+    build: Callable[[Change], Built],
+    modules: dict[str, Mapping[str, Path]],
+) -> Ground:
+    """Play all acts with the driver as it is, but for marks, forwards and backwards.
+
+    :raise SetupError: the marked driver does not compile. :raise GuestError: an act does not go well.
+    """
+    marks = [marked(file, text) for file, text in texts.items()]
+    built = build(change_of(marks))
+    if built.error:
+        raise SetupError(f"the driver does not compile with marks: {built.error}")
+    modules[MARKED] = built.modules
+    reach, first = reach_of(stage, acts, marks)
+    _, again = reach_of(stage, acts[::-1], marks)  # what depends on the act before is not compared
+    settings = {
+        name: {each: value for each, value in found.items() if again[name].get(each) == value}
+        for name, found in first.items()
+    }
+    del modules[MARKED]
+    return Ground(reach, settings, statements_in(marks))
+
+
+def about_ground(every: Sequence[Mutation], left: Sequence[Mutation], ground: Ground) -> Json:
+    """What can be changed at all, and what nothing runs, for the report."""
+    by_function = Counter((one.file.rpartition("/")[2], one.function) for one in left)
+    ran = {place for found in ground.reach.by_act.values() for place in found} | ground.reach.loading
+    return {
+        "can_be_made": len(every),
+        "in_statements_never_run": len(left),
+        "statements": ground.statements,
+        "statements_run": len(ran),
+        "never_run": [
+            {"file": file, "function": function, "changes": count}
+            for (file, function), count in sorted(by_function.items())
+        ],
+    }
+
+
+def stale(known: Sequence[Equivalence], mutants: Sequence[Mutation]) -> list[Equivalence]:
+    """Entries that name no change that the generator makes of any of these files."""
+    files = {one.file.rpartition("/")[2] for one in mutants}
+    return [one for one in known if one.file in files and not any(map(one.covers, mutants))]
 
 
 def in_turn(found: Sequence[Mutation], most: int) -> list[Mutation]:
@@ -127,8 +201,7 @@ def load_equivalents(path: Path = _KNOWN) -> list[Equivalence]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8")) or []
         return [
-            Equivalence(**{name: str(one[name]) for name in ("file", "function", "title", "reason")})
-            for one in data
+            Equivalence(**{each.name: str(one[each.name]) for each in fields(Equivalence)}) for one in data
         ]
     except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
         raise SetupError(
@@ -136,7 +209,7 @@ def load_equivalents(path: Path = _KNOWN) -> list[Equivalence]:
         ) from None
 
 
-def _about(options: MutantOptions, prepared: Prepared) -> dict[str, Any]:
+def _about(options: MutantOptions, prepared: Prepared) -> Json:
     return {
         "kernel": options.kernel,
         "release": prepared.guest.release,

@@ -22,7 +22,7 @@ from vcapdev.vm.accel import Accel, choose_accel
 from vcapdev.vm.kernel_image import quick_kernel
 from vcapdev.vm.qemu import Qemu, provision_qemu
 
-PROGRAMS = ("vcap-agent", "vcap-capture", "vcap-pressure", "vcap-scene")
+PROGRAMS = ("vcap-agent", "vcap-capture", "vcap-edges", "vcap-pressure", "vcap-scene")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* Teletext lines of all kinds, and memory that does not come back. */
+#define _GNU_SOURCE
+#include "edges.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* ---- lines: of teletext, where and how many ---- */
+
+static const struct {
+	int start[2];
+	unsigned count[2];
+} wanted[] = {
+	{ { 7, 320 }, { 16, 16 } },  { { 10, 323 }, { 8, 8 } },	 { { 12, 320 }, { 4, 16 } }, { { 7, 330 }, { 10, 5 } },
+	{ { 7, 320 }, { 6, 0 } },    { { 7, 320 }, { 0, 6 } },	 { { 0, 0 }, { 0, 0 } },     { { -5, 2 }, { 40, 400 } },
+	{ { 400, 900 }, { 3, 3 } },  { { 22, 335 }, { 1, 1 } },
+};
+
+static void tell_format(const struct v4l2_format *f, const char *what, unsigned which)
+{
+	const struct v4l2_vbi_format *v = &f->fmt.vbi;
+
+	for (int i = 0; i < 2; i++) {
+		answer(v->start[i], "%s %u: start[%d]", what, which, i);
+		answer(v->count[i], "%s %u: count[%d]", what, which, i);
+	}
+	answer(v->sampling_rate, "%s %u: sampling_rate", what, which);
+	answer(v->samples_per_line, "%s %u: samples_per_line", what, which);
+	answer(v->sample_format, "%s %u: sample_format", what, which);
+	answer(v->offset, "%s %u: offset", what, which);
+	answer(v->flags, "%s %u: flags", what, which);
+}
+
+/* Which lines of a buffer have come, as bits; what is written of each is compared, too. */
+static void tell_lines(const uint8_t *m, size_t size, unsigned which)
+{
+	unsigned long long came = 0, whole = 0;
+
+	for (size_t line = 0; line < size / 2048 && line < 63; line++) {
+		int begins = m[line * 2048] || m[line * 2048 + 1], ends = 0;
+
+		for (int i = 2028; i < 2044; i++)
+			ends |= m[line * 2048 + (size_t)i];
+		came |= (unsigned long long)begins << line;
+		whole |= (unsigned long long)(begins && ends) << line;
+		if (m[line * 2048 + 2044] | m[line * 2048 + 2047])
+			wrong("bytes behind line %zu were written", line);
+	}
+	answer((long long)came, "format %u: lines that came", which);
+	answer((long long)whole, "format %u: lines that are whole", which);
+}
+
+static void capture_lines(struct device *d, const struct v4l2_format *f, unsigned which)
+{
+	uint8_t *m[2];
+	int got = -1;
+
+	d->size = (size_t)(f->fmt.vbi.count[0] + f->fmt.vbi.count[1]) * 2048;
+	answer(request(d, 2), "format %u: REQBUFS", which);
+	for (unsigned i = 0; i < 2; i++) {
+		m[i] = map(d, i);
+		answer(m[i] != NULL, "format %u: mapping", which);
+		answer(queue(d, i, NULL, 0), "format %u: QBUF", which);
+	}
+	answer(stream(d, 1), "format %u: STREAMON", which);
+	answer(call(d->fd, VIDIOC_S_FMT, (struct v4l2_format[]){ *f }), "format %u: set again meanwhile", which);
+	for (int i = 0; i < 2; i++)
+		got = dequeue(d);
+	if (got >= 0 && got < 2 && m[got])
+		tell_lines(m[got], d->size, which);
+	answer(stream(d, 0), "format %u: STREAMOFF", which);
+	for (int i = 0; i < 2; i++)
+		if (m[i])
+			munmap(m[i], d->size);
+	answer(-request(d, 0), "format %u: REQBUFS of none", which);
+}
+
+static void user_lines(void)
+{
+	struct device d = open_vbi(V4L2_MEMORY_USERPTR);
+	uint8_t *m = memory_of(d.size * 2 + PAGE);
+
+	answer(request(&d, 2), "REQBUFS of user memory for lines");
+	answer(queue(&d, 0, m, d.size / 2), "QBUF for lines, too short");
+	for (unsigned i = 0; i < 2; i++)
+		answer(queue(&d, i, m + 20 + i * d.size, d.size), "QBUF for lines %u", i);
+	answer(stream(&d, 1), "STREAMON for lines");
+	for (unsigned i = 0; i < 2; i++)
+		answer(dequeue(&d) >= 0, "DQBUF of lines");
+	answer(stream(&d, 0), "STREAMOFF for lines");
+	close(d.fd);
+	munmap(m, d.size * 2 + PAGE);
+}
+
+/* `sided`: formats with lines of one field only. bttv since Linux 6.6 cannot capture these: it dereferences NULL. */
+static void formats(int sided)
+{
+	v4l2_std_id ntsc = V4L2_STD_NTSC_M, pal = V4L2_STD_PAL;
+	long long before = pins();
+	struct v4l2_format f;
+
+	for (unsigned i = 0; i < sizeof(wanted) / sizeof(*wanted); i++) {
+		if (sided != (!wanted[i].count[0] != !wanted[i].count[1]))
+			continue;
+		struct device d = open_vbi(V4L2_MEMORY_MMAP);
+
+		f = (struct v4l2_format){ .type = V4L2_BUF_TYPE_VBI_CAPTURE };
+		f.fmt.vbi = (struct v4l2_vbi_format){ .start = { wanted[i].start[0], wanted[i].start[1] },
+						      .count = { wanted[i].count[0], wanted[i].count[1] },
+						      .flags = 3 };
+		struct v4l2_format tried = f;
+		answer(call(d.fd, VIDIOC_TRY_FMT, &tried), "TRY_FMT %u", i);
+		tell_format(&tried, "tried", i);
+		answer(call(d.fd, VIDIOC_S_FMT, &f), "S_FMT %u", i);
+		tell_format(&f, "set", i);
+		capture_lines(&d, &f, i);
+		answer(call(d.fd, VIDIOC_S_STD, &ntsc), "to NTSC");
+		f = (struct v4l2_format){ .type = V4L2_BUF_TYPE_VBI_CAPTURE };
+		answer(call(d.fd, VIDIOC_G_FMT, &f), "G_FMT %u", i);
+		tell_format(&f, "got", i);
+		answer(call(d.fd, VIDIOC_S_STD, &pal), "to PAL");
+		close(d.fd);
+	}
+	if (!sided)
+		user_lines();
+	expect_pins(before, "close");
+}
+
+void lines(void)
+{
+	formats(0);
+}
+
+void sided(void)
+{
+	formats(1);
+}
+
+/* ---- leaks: kernel memory after many lives of buffers ---- */
+
+enum { LIVES = 60, FIRST = 6, BUFFERS = 2 };
+
+static long kib(const char *name)
+{
+	char line[200];
+	long value = 0;
+	FILE *f = fopen("/proc/meminfo", "r");
+
+	if (!f)
+		fail("no /proc/meminfo: %s", strerror(errno));
+	while (fgets(line, sizeof(line), f))
+		if (!strncmp(line, name, strlen(name)) && line[strlen(name)] == ':')
+			value = atol(line + strlen(name) + 1);
+	fclose(f);
+	return value;
+}
+
+static void write_one(const char *path)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0 && write(fd, "3\n", 2) < 0)
+		fail("cannot write to %s: %s", path, strerror(errno));
+	close(fd);
+}
+
+static void one_life(uint8_t *memory, int round)
+{
+	struct device d = open_video(768, 576, V4L2_MEMORY_USERPTR);
+
+	request(&d, BUFFERS);
+	for (unsigned i = 0; i < BUFFERS; i++)
+		queue(&d, i, memory + i * (d.size + PAGE), d.size);
+	munmap(memory + BUFFERS * (d.size + PAGE) + d.size / 2, d.size / 2);
+	queue(&d, 0, memory + BUFFERS * (d.size + PAGE), d.size);
+	close(d.fd);
+	d = open_vbi(V4L2_MEMORY_MMAP);
+	request(&d, BUFFERS);
+	for (unsigned i = 0; i < BUFFERS; i++) {
+		uint8_t *m = map(&d, i);
+
+		queue(&d, i, NULL, 0);
+		if (m)
+			munmap(m, d.size);
+	}
+	close(d.fd);
+	if (round % 4)
+		return;
+	d = open_video(768, 576, V4L2_MEMORY_MMAP);
+	request(&d, BUFFERS);
+	for (unsigned i = 0; i < BUFFERS; i++)
+		queue(&d, i, NULL, 0);
+	close(d.fd);
+}
+
+void leaks(void)
+{
+	static const struct {
+		const char *name;
+		long sign, most; /* KiB */
+	} kinds[] = { { "VmallocUsed", 1, LIVES * 2 }, { "SUnreclaim", 1, LIVES * 3 }, { "MemFree", -1, LIVES * 10 } };
+	enum { SIZE = 768 * 576 * 2 };
+	uint8_t *memory = memory_of((BUFFERS + 1) * (SIZE + PAGE));
+	long before[3] = { 0 }, grown;
+
+	for (int i = 0; i < FIRST + LIVES; i++) {
+		if (i == FIRST) {
+			write_one("/proc/sys/vm/drop_caches");
+			for (int k = 0; k < 3; k++)
+				before[k] = kib(kinds[k].name);
+		}
+		one_life(memory, i);
+	}
+	write_one("/proc/sys/vm/drop_caches");
+	for (int k = 0; k < 3; k++) {
+		grown = (kib(kinds[k].name) - before[k]) * kinds[k].sign;
+		printf("{\"event\": \"grown\", \"what\": \"%s\", \"kib\": %ld}\n", kinds[k].name, grown);
+		if (grown > kinds[k].most)
+			wrong("%d lives of buffers cost %ld KiB of kernel memory (%s)", LIVES, grown, kinds[k].name);
+	}
+	munmap(memory, BUFFERS * (SIZE + PAGE) + SIZE / 2);
+}
