@@ -29,7 +29,7 @@ from vcapdev.scenario.model import Test
 from vcapdev.scenario.plain import line
 from vcapdev.scenario.results import Failure, Status, TestResult, What, all_subtests, key_of
 from vcapdev.scenario.steps import Player, StepError
-from vcapdev.scenario.timeline import collect
+from vcapdev.scenario.timeline import collect, record
 from vcapdev.testing import judge
 from vcapdev.testing.config import GuestConfig
 from vcapdev.testing.guest import Guest
@@ -39,6 +39,7 @@ from vcapdev.vm.watch import GuestCrash
 
 _FIGURES = {"pages_checked": "pages judged", "writes": "DMA writes", "distinct_pages": "distinct pages"}
 _COUNTERS = ("fields", "frames", "interrupts", "handshake_timeouts", "late_fields", "lost_fields")
+_MOST_EVENTS = 1500  # of the timeline of a test that is not red
 _MOST_TEXT = 200_000  # characters of an attachment
 
 _RIP = re.compile(r"RIP: [0-9a-f]+:([A-Za-z_][\w.]*)\+0x\S+( \[\w+\])?")
@@ -132,6 +133,7 @@ class _Run:
         result, guest = self._result, self._guest
         with suppress(GuestError):
             result.release = guest.release
+        record(guest)
         try:
             self._player.play(self._test.steps)
         except Exception as error:
@@ -143,7 +145,9 @@ class _Run:
         except Exception as error:
             self._failed(error)
         self._figures()
-        result.timeline = collect(guest, self._player.begin)
+        result.timeline = collect(guest)
+        if not result.failures:
+            result.timeline = result.timeline[-_MOST_EVENTS:]
         if result.failures:
             result.texts += [
                 [title, text[-_MOST_TEXT:]] for title, text in judge.sections(guest) if title != "findings"

@@ -11,7 +11,7 @@ from vcapdev.scenario.plain import line
 from vcapdev.scenario.results import Event, StepResult, TestResult
 
 _WIDTH, _LEFT, _ROW, _GAP, _AXIS = 1100, 120, 12, 6, 18
-_MOST = 1500  # marks of a track that are drawn; more would only be ink
+_MOST = 300  # marks of a track that are drawn; more would only be ink
 _MOST_ROWS = 8
 _COLOURS = {"pass": "#3c9a4b", "fail": "#d22", "known": "#c80", "skip": "#888", "error": "#a2a"}
 _TRACKS = {

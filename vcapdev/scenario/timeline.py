@@ -18,16 +18,23 @@ _MOST = 4000  # events of a track
 Json = dict[str, Any]
 
 
-def collect(guest: Guest, begin: float) -> list[Event]:
-    """All that is known; less where the guest or the device has died.
+def record(guest: Guest) -> None:
+    """Have the card record from now on."""
+    with suppress(GuestError):
+        guest.card.call("timeline", record=True)
 
-    :param begin: ``time.monotonic()`` at the test's begin: guest, card and runner share this clock's pace.
-    """
+
+def collect(guest: Guest) -> list[Event]:
+    """All that is known; less where the guest or the device has died. The card records no more."""
     found: list[Event] = []
     with suppress(GuestError):
-        found += _card(guest, begin)
-    found += _log(guest)
-    return found
+        found += _card(guest.card.call("timeline", record=False)["events"])
+    return [*found, *_log(guest)]
+
+
+def _card(events: list[Json]) -> Iterator[Event]:
+    for one in events[-_MOST:]:
+        yield Event(str(one["track"]), str(one["name"]), max(0, int(one["at"])), 0, str(one["state"]))
 
 
 def _log(guest: Guest) -> Iterator[Event]:
@@ -37,7 +44,3 @@ def _log(guest: Guest) -> Iterator[Event]:
         if hit:
             usec = int(hit[1]) * 1_000_000 + int(hit[2]) - max(0, guest.since)
             yield Event("guest log", hit[3][:200], max(0, usec))
-
-
-def _card(guest: Guest, begin: float) -> Iterator[Event]:
-    return iter(())

@@ -35,6 +35,7 @@ from vcapdev.serve.dmalog import DmaLog
 from vcapdev.serve.holding import Holding
 from vcapdev.serve.options import ServeOptions
 from vcapdev.serve.pausing import Pausing
+from vcapdev.serve.timeline import Timeline
 from vcapdev.vfiouser.reactor import Reactor
 from vcapdev.vfiouser.server import Server
 
@@ -96,6 +97,7 @@ class Card:
             if self.behind is not None:
                 self.behind.observer.annotate(verdict)
             on_verdict(verdict)
+            self.timeline.found(verdict.rule.name)
             self.holding.found(verdict)
 
         self.checker = Checker(
@@ -107,6 +109,7 @@ class Card:
         self.dma_log = DmaLog()
         observer: DmaObserver = self.checker if self.behind is None else self.behind.observe(self.checker)
         self.bus.observers += [observer, self.dma_log]
+        self.timeline = Timeline(self.chip, self.bus.observers, reactor.now, self.page_states)
         if self.behind is None:
             self.server.memory.subscribe(lambda: self.checker.memory_changed())
         self.server.on_connect = self._client_agreed

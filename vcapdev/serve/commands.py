@@ -107,6 +107,15 @@ class Commands:
         """The last transfers of the card, one line a batch."""
         return {"lines": self._card.dma_log.lines(_lines(arguments))}
 
+    def do_timeline(self, arguments: Json, session: ControlSession) -> Json:
+        """Begin or end to record what the card does when; what was recorded since the last begin."""
+        timeline = self._card.timeline
+        if arguments.get("record") is True:
+            timeline.start()
+        elif arguments.get("record") is False:
+            timeline.stop()
+        return {"events": timeline.events()}
+
     def do_clock(self, arguments: Json, session: ControlSession) -> Json:
         """Tell the clock's mode, or set it."""
         clock = self._card.chip.clock
