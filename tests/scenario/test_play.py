@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How a test is judged, and who is to blame: with a guest that plays what it is told, and boots nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vcapdev.errors import ExitStatus, GuestError, InconclusiveError, SetupError, UsageError
+from vcapdev.scenario import command, suite
+from vcapdev.scenario.model import Test, load
+from vcapdev.scenario.options import ScenarioOptions
+from vcapdev.scenario.play import play
+from vcapdev.scenario.results import Results, Status, TestResult
+from vcapdev.testing.complaints import Complaint
+from vcapdev.testing.guest import Result
+from vcapdev.testing.states import State
+from vcapdev.vm.agent import GuestTimeoutError
+from vcapdev.vm.watch import GuestCrash
+
+OOPS = GuestCrash("oops", "Oops: general protection fault", "RIP: 0010:bttv_irq+0x1/0x2 [bttv]\n", fatal=True)
+
+
+class Dma:
+    """What the checker says."""
+
+    looked = False
+
+    def __init__(self) -> None:
+        self.unexpected: list[Any] = []
+        self.status: dict[str, Any] = {"attached": True, "pages_checked": 500, "writes": 5}
+        self.log: list[str] = []
+
+    def peek(self) -> list[Any]:
+        return self.unexpected
+
+
+class Card:
+    def __init__(self) -> None:
+        self.dma = Dma()
+        self.clock = "paced"
+        self.there = True
+
+    def settle(self) -> bool:
+        return True
+
+    def stats(self) -> dict[str, int]:
+        return {"fields": 10, "frames": 5, "interrupts": 5}
+
+    def call(self, command: str, **arguments: Any) -> dict[str, Any]:
+        return {"events": []} if command == "timeline" else {"verdicts": []}
+
+    def access_log(self, last: int) -> list[str]:
+        return []
+
+    @contextmanager
+    def fault(self, name: str, **options: Any) -> Any:
+        yield SimpleNamespace(fired=name != "never")
+
+
+class Guest:
+    """Runs commands as ``answer`` says; "true" always works, unless it is dead."""
+
+    def __init__(self, answer: Callable[[str], Result]) -> None:
+        self.card, self.complaints, self.state = Card(), [], State.SHELL
+        self.config = SimpleNamespace(allow=())
+        self.release, self.since, self.log = "6.1.0", -1, ""
+        self.has_complained = False
+        self._answer = answer
+
+    def run(self, words: Any, *, timeout: float = 0, check: bool = False) -> Result:
+        if words == ["true"]:
+            if self.state is not State.SHELL:
+                raise GuestError("dead")
+            return Result("true", 0, "", "")
+        try:
+            return self._answer(words)
+        except GuestCrash as crash:
+            self.state = State.CRASHED
+            self.complaints.append(Complaint.of(crash))
+            raise
+
+    def end(self) -> None: ...
+
+    def dmesg(self) -> str:
+        return self.log
+
+    def log_text(self, since: int) -> str:
+        return self.log
+
+    def console(self, last: int) -> str:
+        return ""
+
+
+class Keeper:
+    def __init__(self, guest: Guest | Exception) -> None:
+        self._guest = guest
+        self.trusted: bool | None = None
+
+    def lease(self, config: Any, name: str = "") -> Any:
+        if isinstance(self._guest, Exception):
+            raise self._guest
+        return self._guest
+
+    def give_back(self, guest: Any, *, trusted: bool) -> None:
+        self.trusted = trusted
+
+
+def made(directory: Path, text: str) -> Test:
+    path = directory / "one.yaml"
+    path.write_text(text)
+    return load(path).tests(["bookworm-6.1"])[0]
+
+
+def fine(words: Any) -> Result:
+    return Result(str(words), 0, "fine\n", "")
+
+
+def raising(error: Exception) -> Callable[[Any], Result]:
+    def answer(words: Any) -> Result:
+        raise error
+
+    return answer
+
+
+RUN = "title: x\nsteps:\n  - run: something\n"
+
+
+def played(directory: Path, guest: Guest | Exception, text: str = RUN) -> TestResult:
+    return play(made(directory, text), Keeper(guest))  # type: ignore[arg-type]
+
+
+def test_what_goes_well_passes(tmp_path: Path) -> None:
+    """Steps with their times, figures, the command that repeats it."""
+    result = played(tmp_path, Guest(fine))
+    assert (result.status, result.exit_status, result.release) == (Status.PASS, 0, "6.1.0")
+    assert [(step.title, step.status, step.note) for step in result.steps] == [
+        ("run something", "pass", "fine")
+    ]
+    assert result.repeat.endswith("one.yaml -k =one --kernel bookworm-6.1")
+
+
+@pytest.mark.parametrize(
+    ("guest", "status", "exit_status"),
+    [
+        (SetupError("no disk"), Status.ERROR, ExitStatus.ENVIRONMENT),
+        (GuestError("it did not come up"), Status.ERROR, ExitStatus.GUEST),
+        (UsageError("no such recipe"), Status.ERROR, ExitStatus.USAGE),
+        (ZeroDivisionError("ours"), Status.ERROR, ExitStatus.DEFECT),
+        (OOPS, Status.FAIL, 0),
+    ],
+)
+def test_without_a_guest_only_its_own_kernel_is_to_blame(
+    tmp_path: Path, guest: Exception, status: Status, exit_status: int
+) -> None:
+    """A machine that lacks something, a guest that does not come up: never a red driver."""
+    result = played(tmp_path, guest)
+    assert (result.status, result.exit_status) == (status, exit_status)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OOPS, Status.FAIL),
+        (GuestTimeoutError("it hangs in the driver"), Status.FAIL),
+        (UsageError("the driver cannot do this"), Status.FAIL),
+        (InconclusiveError("nothing was judged"), Status.ERROR),
+        (SetupError("the disk is full"), Status.ERROR),
+        (AttributeError("ours"), Status.ERROR),
+    ],
+)
+def test_who_is_to_blame_for_a_step(tmp_path: Path, error: Exception, status: Status) -> None:
+    """A driver that hangs, refuses or crashes is red; what says nothing about it is not."""
+    result = played(tmp_path, Guest(raising(error)))
+    assert result.status == status
+    assert result.steps[0].status == Status.FAIL
+
+
+def test_a_guest_that_answers_no_more_is_no_red_driver(tmp_path: Path) -> None:
+    """QEMU or the device process died: the guest is gone, and its kernel said nothing."""
+    guest = Guest(fine)
+
+    def die(words: Any) -> Result:
+        guest.state = State.CRASHED
+        raise GuestError("the device process was killed by SIGKILL")
+
+    guest._answer = die
+    assert played(tmp_path, guest).status == Status.ERROR
+
+
+def test_an_oops_is_known_by_its_function(tmp_path: Path) -> None:
+    """Two faults of one sort in two functions are two findings."""
+    result = played(tmp_path, Guest(raising(OOPS)))
+    assert [failure.key for failure in result.failures] == [
+        "kernel: oops: Oops: general protection fault in bttv_irq [bttv]"
+    ]
+
+
+def verdict(rule: str) -> SimpleNamespace:
+    return SimpleNamespace(rule=rule, splat=f"vcapdev: {rule} (V0): a page\nmore", count=1)
+
+
+@pytest.mark.parametrize(
+    ("expect", "rules", "status"),
+    [
+        ("", [], Status.PASS),
+        ("", ["not-pinned"], Status.FAIL),
+        ("expect: {verdicts: any}\n", ["not-pinned"], Status.PASS),
+        ("expect: {also: not-pinned}\n", ["not-pinned"], Status.PASS),
+        ("expect: {verdicts: [not-pinned]}\n", ["not-pinned"], Status.PASS),
+        ("expect: {verdicts: [not-pinned]}\n", [], Status.FAIL),
+        ("expect: {pages: 501}\n", [], Status.ERROR),
+        ("expect: {pages: 500}\n", [], Status.PASS),
+        ("expect: {kernel-log: {has: timeout}}\n", [], Status.FAIL),
+    ],
+)
+def test_what_must_have_come_of_it(tmp_path: Path, expect: str, rules: list[str], status: Status) -> None:
+    """Findings, pages, kernel log. Too few pages prove nothing: no pass, and not red either."""
+    guest = Guest(fine)
+    guest.card.dma.unexpected = [verdict(rule) for rule in rules]
+    assert played(tmp_path, guest, RUN + expect).status == status
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "said"),
+    [
+        (lambda words: Result("", 2, "", "bad lines"), Status.PASS, "red, as it must be"),
+        (lambda words: Result("", 3, "", "no card"), Status.FAIL, "it is red, but not for 'bad lines'"),
+        (fine, Status.FAIL, "it had to be red"),
+        (raising(SetupError("full")), Status.ERROR, "full"),
+    ],
+)
+def test_a_control_has_to_be_red_for_its_reason(
+    tmp_path: Path, answer: Callable[[Any], Result], status: Status, said: str
+) -> None:
+    """A scenario that does not see its fault is red; infrastructure proves nothing either way."""
+    result = played(tmp_path, Guest(answer), RUN + "variants: {reverted: {red: bad lines}}\n")
+    assert result.status == status
+    assert said in result.message
+
+
+def test_a_fault_whose_point_never_came_proves_nothing(tmp_path: Path) -> None:
+    """Unless the scenario says that it does not matter."""
+    text = "title: x\nsteps:\n  - fault: {name: never}\n    steps: [{run: y}]\n"
+    assert played(tmp_path, Guest(fine), text).status == Status.FAIL
+    assert played(tmp_path, Guest(fine), text + "    must: false\n").status == Status.PASS
+
+
+def test_tests_of_a_program_are_tests_of_the_scenario(tmp_path: Path) -> None:
+    """KTAP that comes out of a command is nested, and what failed there is a failure here."""
+    text = "title: x\nsteps:\n  - run: prog\n    ktap: true\n"
+
+    def of(output: str) -> TestResult:
+        return played(tmp_path, Guest(lambda words: Result("", 1, output, "")), text)
+
+    good = of("KTAP version 1\n1..1\nok 1 a\n")
+    assert (good.status, good.subtests[0].subtests[0].name) == (Status.PASS, "a")
+    bad = of("KTAP version 1\n1..2\nok 1 a\nnot ok 2 b\n")
+    assert (bad.status, [failure.key for failure in bad.failures]) == (Status.FAIL, ["subtest: b:"])
+    assert of("nothing of the kind").status == Status.FAIL
+
+
+# -- the command
+
+
+def results(*statuses: str) -> list[TestResult]:
+    return [
+        TestResult(f"t{n}", "k", status=s, exit_status=30 * (s == "error")) for n, s in enumerate(statuses)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "plain", "bisect"),
+    [
+        (("pass",), 0, 0),
+        (("pass", "skip"), 0, 0),
+        (("skip",), 0, 125),
+        (("fail", "pass"), 10, 1),
+        (("pass", "error"), 30, 125),
+        (("fail", "error"), 10, 1),
+    ],
+)
+def test_exit_statuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statuses: tuple[str, ...], plain: int, bisect: int
+) -> None:
+    """Of the project, and those that git bisect run understands: what proves nothing is skipped."""
+    (tmp_path / "one.yaml").write_text(RUN)
+    monkeypatch.setattr(suite, "run", lambda tests, options, told: results(*statuses))
+    options = ScenarioOptions(files=(tmp_path,))
+    assert command.run(options) == plain
+    assert command.run(ScenarioOptions(files=(tmp_path,), exit_bisect=True)) == bisect
+
+
+def test_shards_are_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The files of --json come back as one, with all outputs of a whole run."""
+    files = []
+    for number, status in enumerate(("pass", "fail"), 1):
+        files.append(tmp_path / f"{number}.json")
+        test = TestResult(f"t{number}", "k", status=status, message="why")
+        files[-1].write_text(json.dumps(Results([test]).to_json()))
+    options = ScenarioOptions(
+        files=tuple(files), merge=True, junit=tmp_path / "all.xml", ktap=tmp_path / "all.ktap"
+    )
+    assert command.run(options) == ExitStatus.FINDINGS
+    assert "2 tests: 1 pass, 1 fail" in capsys.readouterr().out
+    assert 'tests="2" failures="1"' in (tmp_path / "all.xml").read_text()
+    assert (tmp_path / "all.ktap").read_text().startswith("KTAP version 1\n1..2\n")
+    (tmp_path / "x.json").write_text("[1]")
+    with pytest.raises(UsageError, match="no results of vcapdev scenario"):
+        command.run(ScenarioOptions(files=(tmp_path / "x.json",), merge=True))
+
+
+def test_an_output_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk leaves the old file, and one line."""
+    path = tmp_path / "out.xml"
+    path.write_text("old")
+
+    def full(self: Path, *_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(SetupError, match="No space left on device"):
+        command.write(path, "new", "junit")
+    monkeypatch.undo()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_workers_play_what_they_are_told(tmp_path: Path) -> None:
+    """Two processes, no guest: every test is for another kernel, so all are skipped, each told once."""
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.yaml").write_text(RUN + "kernel: trixie-*\n")
+    tests = suite.selected(ScenarioOptions(files=(tmp_path,), kernels=("bookworm-6.1",)))
+    told: list[str] = []
+    found = suite.run(tests, ScenarioOptions(jobs=2), lambda result: told.append(result.id))
+    assert [one.id for one in found] == [test.id for test in tests]
+    assert sorted(told) == sorted(test.id for test in tests)
+    assert {one.status for one in found} == {Status.SKIP}
+
+
+def test_a_worker_that_dies_is_infrastructure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its test says nothing about the driver; the others are played by new ones."""
+    (tmp_path / "a.yaml").write_text(RUN)
+    (tmp_path / "b.yaml").write_text(RUN)
+    tests = suite.selected(ScenarioOptions(files=(tmp_path,)))
+    start = subprocess.Popen
+
+    def broken(words: Any, **options: Any) -> Any:
+        return start([sys.executable, "-c", "import sys; sys.stdin.readline(); sys.exit(7)"], **options)
+
+    monkeypatch.setattr(suite.subprocess, "Popen", broken)
+    found = suite.run(tests, ScenarioOptions(jobs=2), lambda result: None)
+    assert [(one.status, one.exit_status) for one in found] == [(Status.ERROR, 30)] * 2
