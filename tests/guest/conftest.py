@@ -96,6 +96,6 @@ def boot(boot_of: Boot, prepared: Prepared) -> Boot:
 
 
 @pytest.fixture(scope="module")
-def guest(boot: Boot) -> Vm:
+def bare(boot: Boot) -> Vm:
     """One guest for a module's tests, without a card, with 128 MiB of zram swap."""
     return boot(swap="zram:128")

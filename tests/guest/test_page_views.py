@@ -52,8 +52,8 @@ def guest(request: pytest.FixtureRequest, boot_of: Boot) -> Iterator[Vm]:
 
 
 @pytest.fixture(scope="module")
-def kernel(guest: Vm) -> Iterator[Kernel]:
-    with memory_of(guest) as memory:
+def kernel(bare: Vm) -> Iterator[Kernel]:
+    with memory_of(bare) as memory:
         yield attach(memory)
 
 
@@ -63,15 +63,15 @@ def look(kernel: Kernel, *pfns: int) -> PageFacts:
     return pages.facts()
 
 
-def test_pages_of_a_program(guest: Vm, kernel: Kernel) -> None:
+def test_pages_of_a_program(bare: Vm, kernel: Kernel) -> None:
     """Kind, map count and owner of a few pages that are known to the byte."""
-    assert guest.agent is not None
+    assert bare.agent is not None
     path = build_programs(["vcap-pages"], Silent(), sources=Path(__file__).parent / "src")["vcap-pages"]
-    guest.agent.push(path, "/tmp/vcap-pages", mode=0o755)
+    bare.agent.push(path, "/tmp/vcap-pages", mode=0o755)
     lines: list[list[str]] = []
-    process = guest.agent.spawn(["/tmp/vcap-pages"], on_stdout=lambda line: lines.append(line.split()))
+    process = bare.agent.spawn(["/tmp/vcap-pages"], on_stdout=lambda line: lines.append(line.split()))
     try:
-        guest.agent.wait_for(lambda: bool(lines) and lines[-1][0] == "ready", 60, "the pages")
+        bare.agent.wait_for(lambda: bool(lines) and lines[-1][0] == "ready", 60, "the pages")
         told = {name: tuple(map(int, rest)) for name, *rest in lines}
         pid = told.pop("ready")[0]
         swapped = told.pop("swapped")
@@ -113,21 +113,21 @@ def swap_entry(kernel: Kernel, vma: int, address: int) -> tuple[int, int]:
     return entry >> 59, swap_offset(entry)
 
 
-def words(guest: Vm, path: str) -> NDArray[np.uint64]:
-    assert guest.agent is not None
-    data = guest.agent.pull(path)
+def words(bare: Vm, path: str) -> NDArray[np.uint64]:
+    assert bare.agent is not None
+    data = bare.agent.pull(path)
     return np.frombuffer(data[: len(data) // 8 * 8], dtype=np.uint64)
 
 
-def test_all_pages_of_the_guest(guest: Vm, kernel: Kernel) -> None:
+def test_all_pages_of_the_guest(bare: Vm, kernel: Kernel) -> None:
     """What the kernel calls free, slab, page table, reserved or anonymous is that for the checker, too.
 
     Pages that change between two readings of the kernel's file are left out.
     """
-    before = words(guest, "/proc/kpageflags")
+    before = words(bare, "/proc/kpageflags")
     count = min(len(before), kernel.vmemmap.pages)
     facts = look(kernel, *range(count))
-    after = words(guest, "/proc/kpageflags")[:count]
+    after = words(bare, "/proc/kpageflags")[:count]
     kinds = np.array(page_kinds(kernel, facts))
     anon = np.char.startswith(kinds, "anonymous")
     asked = sum(1 << bit for bit in (SLAB, BUDDY, ANON, HEAD, TAIL, TABLE, RESERVED))

@@ -165,6 +165,11 @@ class CaptureResult:
     events: tuple[Json, ...] = field(default=(), repr=False)
     stderr: str = field(default="", repr=False)
 
+    @property
+    def summary(self) -> Json:
+        """The program's last event, with all its counters; empty where it did not come so far."""
+        return next((one for one in reversed(self.events) if one.get("event") == "summary"), {})
+
 
 class RunningCapture:
     """A capture that is under way; made by ``guest.start_capture(...)``.
