@@ -17,7 +17,7 @@ _MASKS = (
     (r"^([0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7] ", "SLOT "),
     (r"\bIRQ \d+$", "IRQ N"),
     (r"\bMemory at [0-9a-f]+ ", "Memory at ADDRESS "),
-    (r"^(\s+Control: .*)SERR[+-]", r"\1SERR-"),  # switched on for a card that is plugged in (pci_configure_serr)
+    (r"(?<= Stepping[+-] )SERR[+-]", "SERR-"),  # the kernel switches it on for a card that is plugged in
 )
 _DROPPED = re.compile(r"^(lspci: |pcilib: |\s+(Kernel modules|IOMMU group|NUMA node|Physical Slot): )")
 
