@@ -17,7 +17,7 @@ _MASKS = (
     (r"^([0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7] ", "SLOT "),
     (r"\bIRQ \d+$", "IRQ N"),
     (r"\bMemory at [0-9a-f]+ ", "Memory at ADDRESS "),
-    (r"(?<= Stepping[+-] )SERR[+-]", "SERR-"),  # the kernel switches it on for a card that is plugged in
+    (r"(?<= Stepping[+-] )SERR[+-]", "SERR+"),  # firmware switches it on, not for a card plugged in later
 )
 _DROPPED = re.compile(r"^(lspci: |pcilib: |\s+(Kernel modules|IOMMU group|NUMA node|Physical Slot): )")
 
