@@ -43,6 +43,7 @@ class FakeDevice:
         self.clock, self.steps, self.fields = "paced", 0, 0
         self.registers = {"INT_STAT": 0x10000800, "INT_MASK": 0xC0B13}
         self.settled = True
+        self.signal: Json = {"norm": "PAL", "connected": True}
         self.armed: Json = {}
         self.pages = 100
         self.status: Json = {}  # what the checker says otherwise
@@ -63,6 +64,10 @@ class FakeDevice:
         self.clock = mode or self.clock
         left, self.steps = self.steps, max(0, self.steps - 1)
         return {"mode": self.clock, "steps": left, "awaiting_handler": False}
+
+    def do_signal(self, **given: Any) -> Json:
+        self.signal |= given
+        return self.signal
 
     def do_step(self, fields: int) -> Json:
         self.steps += fields
@@ -249,6 +254,6 @@ class FakePair:
 
 def opener(config: GuestConfig, work: Path, progress: Progress) -> Opened:
     """For ``Guest(config, opener=opener)`` and the hook ``pytest_vcapdev_opener``."""
-    if "none" in config.board if config.board else False:
-        raise GuestError("no such board")
+    progress.start("building what is not there")
+    progress.finish()
     return Opened(FakePair(config, work), lambda wanted: {})  # type: ignore[arg-type]

@@ -63,7 +63,14 @@ def test_two_ways_to_replace_the_driver_are_one_too_many(tmp_path: Path) -> None
 
 def test_tests_that_differ_in_what_is_set_anew_share_a_machine() -> None:
     one = config_from(
-        {"swap": "disk", "clock": "step", "allow": ["warning"], "mutant": "leak", "fresh": True}
+        {
+            "swap": "disk",
+            "clock": "step",
+            "norm": "NTSC",
+            "allow": ["warning"],
+            "mutant": "leak",
+            "fresh": True,
+        }
     )
     other = config_from({"swap": "disk", "parameters": {"bttv": "debug=1"}})
     assert one.machine == other.machine

@@ -103,6 +103,15 @@ def test_only_a_clock_that_is_stepped_can_be(guest: Guest, device: FakeDevice) -
         guest.card.clock = "slow"
 
 
+def test_the_next_test_finds_the_camera_as_it_wants_it(guest: Guest, device: FakeDevice) -> None:
+    guest.card.signal(norm="NTSC", connected=False)
+    assert device.signal == {"norm": "NTSC", "connected": False}
+    guest.begin()
+    assert device.signal == {"norm": "PAL", "connected": True}
+    guest.begin(GuestConfig(norm="SECAM"))
+    assert device.signal["norm"] == "SECAM"
+
+
 def test_clean_is_not_said_of_nothing(guest: Guest, device: FakeDevice) -> None:
     guest.card.dma.assert_clean(at_least=100)
     with pytest.raises(InconclusiveError, match="only 100 pages were judged"):

@@ -360,3 +360,12 @@ def test_one(card): pass
     result.stdout.fnmatch_lines([
         "@vcapdev.every_fault: there is no fault 'interupt-lost'; did you mean 'interrupt-lost'[?]"
     ])  # fmt: skip
+
+
+def test_what_takes_long_is_told_though_pytest_keeps_output_to_itself(run) -> None:
+    result = run("""
+def test_one(guest): print("kept")
+""")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["vcapdev: building what is not there ..."])
+    result.stdout.no_fnmatch_line("kept")

@@ -60,9 +60,9 @@ class GuestConfig:
     :ivar qemu_opts: more words for QEMU's command line.
     :ivar board: the board that the card is, None for the default (``vcapdev list boards``).
     :ivar revision: PCI revision of the chip, 0x11 or 0x02; None for the board's.
-    :ivar norm: what the camera sends: "PAL", "NTSC" or "SECAM".
     :ivar cold: whether it is booted, and not restored from a snapshot.
 
+    :ivar norm: what the camera sends at the test's begin: "PAL", "NTSC" or "SECAM".
     :ivar clock: mode of the card's clock at the test's begin: "paced", "real", "fast" or "step".
     :ivar mutant: name of an altered driver that takes the stock one's place (``vcapdev list mutants``).
     :ivar modules: files of modules that take the places of those with the same names, or are loaded too.
@@ -82,9 +82,9 @@ class GuestConfig:
     qemu_opts: tuple[str, ...] = ()
     board: str | None = None
     revision: int | None = None
-    norm: str = "PAL"
     cold: bool = False
 
+    norm: str = "PAL"
     clock: str = "paced"
     mutant: str | None = None
     modules: tuple[Path, ...] = ()
@@ -123,7 +123,7 @@ class GuestConfig:
 
 
 #: Fields of a configuration that do not decide which machine is booted.
-PER_TEST = ("clock", "mutant", "modules", "parameters", "allow", "fresh")
+PER_TEST = ("norm", "clock", "mutant", "modules", "parameters", "allow", "fresh")
 
 
 def config_from(options: Mapping[str, Any], where: str = "@vcapdev.guest") -> GuestConfig:

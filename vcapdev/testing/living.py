@@ -128,6 +128,7 @@ class LivingGuest:
             self._exchange(wanted)
             self.config = wanted
             self._device.call("new-scene", timeout=_ATTACH)
+            self.card.signal(norm=wanted.norm, connected=True)
             self.card.clock = wanted.clock
             self.card.dma.reset()
             self._since = self.mark(f"test {name}" if name else "a test begins")

@@ -175,11 +175,14 @@ def _keeper(config: pytest.Config) -> Keeper:
         from vcapdev.testing.guest import Guest
         from vcapdev.testing.keeper import MOST, Keeper
         from vcapdev.testing.opening import open_pair
+        from vcapdev.testing.told import Told
 
         opener = config.hook.pytest_vcapdev_opener(config=config) or open_pair
 
+        progress = Told(config)
+
         def make(wanted: GuestConfig) -> Guest:
-            return Guest(wanted, opener=opener)
+            return Guest(wanted, opener=opener, progress=progress)
 
         keeper = config.stash[_KEEPER] = Keeper(make, config.getoption("vcapdev_guests") or MOST)
     return keeper
