@@ -326,6 +326,7 @@ def test_too_little_room_is_said_before_a_download(
 
 
 _CHILD = """
+import signal
 import sys
 from pathlib import Path
 from typing import TypeVar
@@ -333,6 +334,7 @@ from vcapdev.image.cache import Cache
 from vcapdev.image.provision import resolve, unpacked
 from vcapdev.image.recipe import parse_recipe
 from vcapdev.progress import Silent
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
 recipe = parse_recipe("suites: [bookworm]\\npackages: [tool]\\n", Path("test.yaml"))
 cache = Cache()
 print(unpacked(recipe, resolve(recipe, cache, Silent()).packages, cache, Silent(), "test"))
@@ -366,9 +368,9 @@ def test_an_interrupted_download_is_resumed(
     del server.stall_after[deb.name]
     assert (run_tree(cache) / "usr/share/big").stat().st_size == 400_000
     ranges = [asked for _, asked in server.fetched(r"tool_1.0")]
+    assert len(ranges) == 2
     assert ranges[0] == ""
-    assert len(ranges) > 1
-    assert all(each.startswith("bytes=1") for each in ranges[1:]), ranges  # apt may have to ask twice
+    assert ranges[1].startswith("bytes=1")
 
 
 def _wait_for(look: Callable[[], T | None], what: str) -> T:
