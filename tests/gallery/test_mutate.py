@@ -57,8 +57,13 @@ def test_neighbours_are_swapped_if_they_depend_on_each_other() -> None:
 
 
 def test_sums_and_bits_may_change_places() -> None:
-    for operator, count in (("+=", 0), ("|=", 0), ("=", 1)):
-        source = f"void f(int x)\n{{\n\tx {operator} 4;\n\tx {operator} 8;\n}}\n"
+    for operator, value, count in (
+        ("+=", "8", 0),
+        ("|=", "(y & 8) << 4", 0),
+        ("=", "8", 1),
+        ("|=", "g(8)", 1),
+    ):
+        source = f"void f(int x)\n{{\n\tx {operator} 4;\n\tx {operator} {value};\n}}\n"
         assert len([one for one in mutations(FILE, source) if one.kind == "swap"]) == count
 
 

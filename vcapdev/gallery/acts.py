@@ -190,7 +190,7 @@ def _edges(part: str, title: str, kernels: tuple[str, ...] = ()) -> Act:
 
 _COMB = "v4l2-ctl -d /dev/video0 -c comb_filter=%d"
 _SMALL = Picture(width=384, height=288)
-_SQUARE = Picture(width=512, height=512)  # 128 pages: lists of them fill whole pages themselves
+_SQUARE = Picture(width=512, height=512)  # 128 pages: scatterlists of that many fill whole pages themselves
 _TINY = Picture(width=192, height=144)
 _POOL = ("--buffers", "4", "--pool", "6", "--pageout", "idle,queued")
 _ODD = ("--buffers", "3", "--pool", "5", "--offset", "52")
@@ -199,12 +199,15 @@ _SINGLE = replace(_SMALL, field="alternate", height=144)
 
 USERPTR = _capture("userptr", "user memory that is swapped out", Picture(), "userptr", *_POOL)
 UNALIGNED = _capture(
-    "unaligned", "user memory that begins within a page", _SMALL, "userptr", *_ODD, "--clean"
+    "unaligned", "user memory that begins within a page", _SQUARE, "userptr", *_ODD, "--clean"
 )
 MMAP = _capture("mmap", "the driver's own buffers", _SQUARE, "mmap")
 READ = _capture("read", "read() into the program's memory", _SQUARE, "read")
 PIECES = _capture(
-    "pieces", "read() in pieces, out of a buffer of the kernel", _SMALL, "read", "--piece", "10000"
+    "pieces", "read() in pieces, out of a buffer of the kernel", _SQUARE, "read", "--piece", "30000"
+)
+MORE_PIECES = _capture(
+    "more-pieces", "the same with one page more", replace(_SQUARE, height=516), "read", "--piece", "30000"
 )
 PLANAR = _capture("planar", "three planes", Picture(format="YU12"), "userptr", *_POOL)
 SMALL_PLANES = _capture(
@@ -252,7 +255,7 @@ UNLOADED = _capture("unloaded", "the driver is loaded before and unloaded after"
 UNLOADED = replace(UNLOADED, scene=replace(UNLOADED.scene, unload=True), settings=False)
 #: In the order in which they are played.
 ACTS = (
-    UNALIGNED, USERPTR, MMAP, READ, PIECES, PLANAR, SMALL_PLANES, ODD_PLANES, COARSE, TOP_PLANES,
+    UNALIGNED, USERPTR, MMAP, READ, PIECES, MORE_PIECES, PLANAR, SMALL_PLANES, ODD_PLANES, COARSE, TOP_PLANES,
     BOTTOM_PLANES, ONE_FIELD, BOTTOM, SEQUENTIAL, WIDE, NARROW, VBI, GEOMETRY,
     ALTERNATE, SHARED, IMPORTED, REFUSED, LIVES, LINES, SIDED, LEAKS, UNLOADED,
 )  # fmt: skip

@@ -59,9 +59,11 @@ class Fate:
 
 @dataclass(frozen=True)
 class Equivalence:
-    """A mutant that a person has found to do the same as the original, and why.
+    """A mutant that nothing notices, and that a person has looked at, and why that is so.
 
     It is known by what it does and to which line, so that a line above it may change.
+
+    :ivar same: whether it does the same as the original. If not, it escapes.
     """
 
     file: str  # without its directory
@@ -70,6 +72,7 @@ class Equivalence:
     kind: str
     title: str
     reason: str
+    same: bool = True
 
     def covers(self, mutation: Mutation) -> bool:
         """Whether it is about this mutant."""
@@ -121,10 +124,7 @@ class Machine:
         if not acts:
             return Fate(kernel, mutant, Caught.UNREACHED, NO_ACT)
         fate = self._play(mutant, acts, built.modules)
-        reason = next((one.reason for one in self.known if one.covers(mutant)), "")
-        if fate.caught is Caught.ESCAPED and reason:
-            return replace(fate, caught=Caught.EQUIVALENT, by=reason)
-        return fate
+        return explained(fate, self.known)
 
     def _original(self, file: str) -> bytes:
         """The module of a file as it is, built the same way."""
@@ -170,6 +170,14 @@ def verdict_on(
         return Caught.GUEST if loading else Caught.FRAMES, outcome.trouble
     missed = act.missed(outcome, stage, settings)
     return (Caught.FRAMES, missed) if missed else (Caught.ESCAPED, "")
+
+
+def explained(fate: Fate, known: Sequence[Equivalence]) -> Fate:
+    """The same with what is known of a mutant that nothing has noticed."""
+    found = next((one for one in known if one.covers(fate.mutation)), None)
+    if fate.caught is not Caught.ESCAPED or found is None:
+        return fate
+    return replace(fate, caught=Caught.EQUIVALENT if found.same else Caught.ESCAPED, by=found.reason)
 
 
 def change(name: str, file: str, text: str) -> Change:

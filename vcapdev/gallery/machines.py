@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ _BOTH = ("drivers/media/pci/bt8xx/bttv-risc.c", "drivers/media/pci/bt8xx/bttv-vb
 _KNOWN = Path(__file__).with_name("equivalents.yaml")
 Json = dict[str, Any]
 
+_WORDS = ("file", "function", "line", "kind", "title", "reason")
 _SPARE = 3  # so many times as many are made as are wanted: not every change compiles
 
 
@@ -194,19 +195,26 @@ def _until(machine: Machine, order: Sequence[Mutation], wanted: int, screen: Scr
 
 
 def load_equivalents(path: Path = _KNOWN) -> list[Equivalence]:
-    """What people have found out about changes that change nothing.
+    """What people have found out about changes that nothing notices.
 
     :raise SetupError: the file is not as it must be.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         return [
-            Equivalence(**{each.name: str(one[each.name]) for each in fields(Equivalence)}) for one in data
+            _entry(one, same)
+            for key, same in (("equivalent", True), ("escape", False))
+            for one in data.get(key) or ()
         ]
-    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         raise SetupError(
             f"{path.name} cannot be read ({error}); it is part of vcapdev: install it again"
         ) from None
+
+
+def _entry(one: Mapping[str, Any], same: bool) -> Equivalence:
+    file, function, line, kind, title, reason = (str(one[name]) for name in _WORDS)
+    return Equivalence(file, function, line, kind, title, reason, same)
 
 
 def _about(options: MutantOptions, prepared: Prepared) -> Json:

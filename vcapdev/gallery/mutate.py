@@ -287,7 +287,7 @@ class _Finder:
 
 def _commute(first: str, second: str) -> bool:
     """Two steps of one variable by sums, or by bits that are set: their order is the same to all."""
-    step = re.compile(r"([\w.\->]+)\s*([-+|])=(?!=)[^()]*;$")
+    step = re.compile(r"([\w.\->]+)\s*([-+|])=(?!=)(?!.*\w\s*\().*;$", re.S)
     one, other = step.match(first), step.match(second)
     if one is None or other is None or one[1] != other[1]:
         return False
