@@ -22,8 +22,10 @@ def plain(text: str, longest: int = _LONGEST) -> str:
 
 
 def line(text: str, longest: int = 500) -> str:
-    """The same in one line."""
-    return plain(" ".join(text.split("\n")).replace("\t", " "), longest).replace("\n", " ")
+    """The same in one line, cut at its end."""
+    text = " ".join(text[: 4 * longest].split("\n")).replace("\t", " ")
+    text = plain(text).replace("\n", " ")
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def _shown(found: re.Match[str]) -> str:
