@@ -153,6 +153,15 @@ def test_p1_pins_long_after_the_framework_has_let_go(idle):
     assert idle.found[0].pfn == A
 
 
+def test_p1_while_the_card_still_sees_fields(idle):
+    """It is hardly ever polled then."""
+    for _ in range(LONG - 1):
+        idle.field()
+    assert idle.rules == []
+    idle.field()
+    assert idle.rules == ["pinned-after-close"]
+
+
 def test_p1_l16_a_buffer_that_stays_in_its_queue(idle):
     idle.listed = [A]
     polls(idle, 3 * LONG)

@@ -301,6 +301,7 @@ class Checker:
         else:
             ground.next_field()
             self._guard(self._hear_of_pins)
+            self._guard(self._examiner.linger)
 
     # Pins.
 
