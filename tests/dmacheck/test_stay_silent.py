@@ -177,6 +177,16 @@ def test_a_page_released_dirty(card):
     assert card.checker.status()["pins"]["conclusive"]
 
 
+def test_a_new_page_at_the_address_of_the_one_released(card):
+    """A program's heap gives memory back and gets the same page again: clean, and not yet on an LRU list."""
+    card.guest.anon(A)
+    card.write(card.program(A))
+    card.guest.page(A, "uptodate swapbacked", mapping=ANON, index=0x7F0000000 + A, mapcount=0, refcount=2)
+    card.field()
+    assert card.rules == []
+    assert card.oddities == {"release-seen-late": 1}
+
+
 def test_a_page_released_but_never_written(card):
     card.guest.anon(A)
     card.program(A)

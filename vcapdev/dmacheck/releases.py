@@ -124,12 +124,15 @@ class Releases:
 
         Reclaim clears PG_dirty when it begins to write a page out, which only a page in the swap cache (or of
         a file) can suffer. (One that came from swap may well stay in the swap cache while it is pinned.)
+        A page that is on no LRU list may be a new one: memory that was given back and came again at the same
+        address, as it does from a program's heap (folio_add_lru() puts that off, mm/swap.c).
         """
         facts, bit = release.facts, self._kernel.flags.bit
         swapcache = facts.has(bit("swapcache")) & facts.has(bit("swapbacked"))
         busy = swapcache | facts.has(bit("writeback"))
         lazily_freed = facts.anon & ~facts.has(bit("swapbacked"))  # MADV_FREE takes the dirtiness away
-        doubtful: Bools = busy | lazily_freed | self._cleaned_file_pages(release)
+        perhaps_new = facts.anon & ~facts.large & ~facts.has(bit("lru"))
+        doubtful: Bools = busy | lazily_freed | perhaps_new | self._cleaned_file_pages(release)
         return doubtful
 
     def _cleaned_file_pages(self, release: Release) -> Bools:

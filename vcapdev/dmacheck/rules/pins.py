@@ -25,6 +25,7 @@ class NotDirtied(Rule):
     near = (
         "a page released dirty, then written out or freed before it was looked at: counted, no verdict",
         "a page in the swap cache, under writeback or given up with MADV_FREE: reclaim may have cleaned it",
+        "a page on no LRU list: it may be a new one at the same address, of memory that was given back",
         "a page that the device never wrote to, or that was dirty already while pinned (L18)",
     )
 
