@@ -127,6 +127,12 @@ static void formats(int sided)
 		answer(call(d.fd, VIDIOC_S_STD, &pal), "to PAL");
 		close(d.fd);
 	}
+	/* bttv on videobuf2 keeps a format for the next who opens it. */
+	struct device d = open_vbi(V4L2_MEMORY_MMAP);
+	f = (struct v4l2_format){ .type = V4L2_BUF_TYPE_VBI_CAPTURE };
+	f.fmt.vbi = (struct v4l2_vbi_format){ .start = { 7, 320 }, .count = { 16, 16 } };
+	answer(call(d.fd, VIDIOC_S_FMT, &f), "S_FMT as it was");
+	close(d.fd);
 	if (!sided)
 		user_lines();
 	expect_pins(before, "close");
