@@ -73,7 +73,7 @@ class Guest:
         self.card, self.complaints, self.state = Card(), [], State.SHELL
         self.config = SimpleNamespace(allow=())
         self.release, self.since, self.log = "6.1.0", -1, ""
-        self.has_complained = False
+        self.has_complained, self.another = False, None
         self._answer = answer
 
     def run(self, words: Any, *, timeout: float = 0, check: bool = False) -> Result:

@@ -190,6 +190,10 @@ VERBS: dict[str, Verb] = {
     "unload": Verb(_NAME, "unload a module and all that use it", {"fails": _FAILS}),
     "unbind": Verb(_NAME, "take the card from this driver", {"fails": _FAILS}),
     "bind": Verb(_NAME, "give the card to this driver", {"fails": _FAILS}),
+    "another": Verb(Section({
+        "board": Key(_NAME, "which board (vcapdev list boards)"),
+        "norm": Key(Choice(NORMS), "what its camera sends"),
+    }, "in another"), "a second card is put into the second slot: /dev/video1, /dev/vbi1"),
     "unplug": Verb(Choice(("card",)), "pull the card out", {"fails": _FAILS}),
     "plug": Verb(Choice(("card",)), "put it back in", {"fails": _FAILS}),
     "fault": Verb(Section({
@@ -288,6 +292,7 @@ _MACHINE = {
     "cpus": Key(Number(1, 16), "number of CPUs"),
     "iommu": Key(Flag(), "whether an IOMMU stands between card and RAM"),
     "append": Key(Text(), "more kernel parameters"),
+    "second-slot": Key(Flag(), "whether there is a slot for a second card"),
     "modules": Key(ListOf(Text()), "files of modules that take the places of the stock ones"),
     "mutant": Key(_NAME, "an altered driver in the place of the stock one"),
     "parameters": Key(MapOf(Scalar()), "module: its parameters"),

@@ -12,6 +12,7 @@ from typing import Any
 from vcapdev.errors import UsageError
 from vcapdev.scenario.language import SCENARIO, Step
 from vcapdev.scenario.nodes import Place, ScenarioError, compose, read_text
+from vcapdev.testing.another import ANOTHER_SLOT
 from vcapdev.testing.config import GuestConfig, config_from
 
 SUFFIXES = (".yaml", ".yml")
@@ -128,6 +129,8 @@ _SAME = ("memory", "swap", "cpus", "iommu", "append", "mutant", "fresh", "allow"
 
 def _guest_options(body: Json, here: Path) -> Json:
     options: Json = {key: body[key] for key in _SAME if key in body}
+    if body.get("second-slot"):
+        options["qemu_opts"] = list(ANOTHER_SLOT)
     card = body.get("card", {})
     options |= {key: card[key] for key in ("board", "norm", "clock") if key in card}
     if "revision" in card:

@@ -209,6 +209,9 @@ class _Run:
         if guest.state is State.SHELL:
             guest.card.settle()
         verdicts: list[Verdict] = guest.card.dma.unexpected
+        if guest.another is not None and guest.state is State.SHELL:
+            guest.another.card.settle()
+            verdicts += guest.another.card.dma.unexpected
         verdicts = [one for one in verdicts if one.rule not in guest.config.allow]
         self._result.splats = [one.splat for one in verdicts]
         if expect.verdicts is None:

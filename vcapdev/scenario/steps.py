@@ -169,6 +169,9 @@ class Player:
     def do_plug(self, step: Step) -> str:
         return self._may_fail(step, self.guest.bus.plug)
 
+    def do_another(self, step: Step) -> None:
+        self.guest.plug_another(**step.value)
+
     def _may_fail(self, step: Step, act: Callable[[], object]) -> str:
         """A step that has to fail where it says so."""
         wanted = step.more.get("fails")

@@ -24,8 +24,10 @@ from vcapdev.gallery.stage import expected_file
 from vcapdev.progress import Progress
 from vcapdev.run.capture import EXPECT, vmstat
 from vcapdev.testing import pressure as pressing
+from vcapdev.testing.another import AnotherCard
 from vcapdev.testing.bus import Bus
 from vcapdev.testing.capture import CaptureOptions, CaptureResult, RunningCapture
+from vcapdev.testing.card import Card
 from vcapdev.testing.config import GuestConfig, did_you_mean
 from vcapdev.testing.living import LivingGuest
 from vcapdev.testing.modules import module_file
@@ -63,6 +65,7 @@ class Guest(LivingGuest):
     """One guest and its card.
 
     :ivar bus: the card's place on the PCI bus: bind, unbind, plug, unplug.
+    :ivar another: its second card, once :meth:`plug_another` has put one in.
     """
 
     def __init__(
@@ -74,7 +77,28 @@ class Guest(LivingGuest):
     ) -> None:
         super().__init__(config, opener=opener, progress=progress)
         self.bus = Bus(self)
+        self.another: AnotherCard | None = None
         self._carrying = False  # out a fault
+
+    def plug_another(self, board: str | None = None, norm: str = "PAL") -> Card:
+        """Put a second card in; it stays until the guest ends. Its nodes are /dev/video1 and /dev/vbi1.
+
+        :raise UsageError: the guest has no second slot, see :data:`vcapdev.testing.another.ANOTHER_SLOT`.
+        :raise GuestError: the driver does not find it.
+        """
+        if self._work is None or self.another is not None:
+            raise GuestError("there is a second card already" if self.another else "the guest is off")
+        self.another = AnotherCard(self, Path(self._work.name), board, norm)
+        self.another.plug()
+        return self.another.card
+
+    def _close(self) -> None:
+        another, self.another = self.another, None
+        try:
+            super()._close()
+        finally:
+            if another is not None:
+                another.close()
 
     # -- commands and files
 
