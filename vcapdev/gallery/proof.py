@@ -3,9 +3,9 @@
 
 A claim is ``NAME OP NAME`` or ``NAME OP NUMBER`` with ``>``, ``<``, ``>=``, ``==`` or ``<=``. Names are those
 of :func:`evidence`: ``queued.thp`` (pages with that flag when their buffer was queued, all frames together),
-``acts.munmap`` (how often it was done), ``vmstat.pswpout`` (growth), ``oddities.orphan`` (the checker's), and
-so on; ``told.munmap`` counts events of an act, which come even where the program does not live to sum up.
-What nobody counted is 0.
+``acts.munmap`` (how often it was done), ``vmstat.pswpout`` (growth), ``oddities.orphan`` (the checker's),
+``hazards.stable-page`` (pages of a hazard that it tells of), and so on; ``told.munmap`` counts events of an
+act, which come even where the program does not live to sum up. What nobody counted is 0.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ def evidence(outcome: Outcome) -> Counter[str]:
             counts[f"told.{event.get('act')}"] += 1
     for report in outcome.reports:
         counts[f"kernel_log.{report.kind}"] += 1
+    for hazard in outcome.status.get("hazards") or ():
+        if isinstance(hazard, dict):
+            counts[f"hazards.{hazard.get('rule')}"] += _number(hazard.get("pages"))
     _numbers(counts, "oddities", outcome.status.get("oddities"))
     _numbers(counts, "pins", outcome.status.get("pins"))
     _numbers(counts, "card", outcome.stats)

@@ -34,7 +34,8 @@ class Rule:
     """A rule's name, what it says, how bad and how sure it is, the facts it needs, and its page in the book.
 
     The rest is for docs/rules.md: ``why`` it is certain, what it ``looks`` like (a state of a page, or a line
-    of a splat), and which harmless states come ``near`` it, each with what tells it apart.
+    of a splat), and which harmless states come ``near`` it, each with what tells it apart; ``proof`` says what
+    proves it where no altered driver does, and ``unjudged`` where it is silent although it might apply, and why.
     """
 
     id: ClassVar[str]
@@ -46,6 +47,8 @@ class Rule:
     why: ClassVar[str] = ""
     looks: ClassVar[str] = ""
     near: ClassVar[tuple[str, ...]] = ()
+    proof: ClassVar[str] = ""
+    unjudged: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,11 @@ class MissingPin(Rule):
         "a buffer that is just being pinned or released: not counted",
         "more pins than buffers (another holder): no breach",
     )
+    unjudged = (
+        "where the kernel bounces the buffer (swiotlb). The device writes to slots of the pool then, and no "
+        "user's page is under DMA: an early unpin harms the copy that the CPU makes at the end, which no DMA "
+        "write shows. Pins that are left over are seen in the kernel's counters all the same (V11)"
+    )
 
 
 class CopiedAway(Rule):
@@ -80,6 +85,10 @@ class CopiedAway(Rule):
         "a page in the swap cache or behind a migration entry (L1, L3): the same page comes back",
         "the process has gone (L4): nobody is left who could miss it",
     )
+    unjudged = (
+        "where the kernel bounces the buffer (swiotlb): the content of a slot is not yet that of the user's "
+        "page, so a copy cannot be told by what the device wrote; the comparison of frames tells of the loss"
+    )
 
 
 class StaleBuffer(Rule):
@@ -99,6 +108,10 @@ class StaleBuffer(Rule):
         "mremap: the user has the pages at another address (moved)",
         "a page in the swap cache, a page of a file that was dropped from the page tables: it comes back",
         "another mapping of the same memory at the same address: the page is the same",
+    )
+    proof = (
+        "a scene with the kernel's own drivers (tests/guest/test_framework_rules.py): munmap, mmap at the same "
+        "address and QBUF, with videobuf and videobuf2; and memory made by hand (test_mapping.py)"
     )
 
 

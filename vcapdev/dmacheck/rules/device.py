@@ -21,6 +21,12 @@ class DmaOff(Rule):
         "a stop that is still on its way when the bytes move: pending register writes are handled before "
         "each batch",
     )
+    proof = (
+        "memory made by hand: no driver can break it, only a card, and this card handles register writes and "
+        "transfers in one order. Even one that ignores a stop (the fault dma-stop-ignored) finds nothing to "
+        "write, since bttv unhooks its programs before it stops. test_fetches.py has a card that writes after "
+        "a stop (test_v9_a_write_after_a_stop)"
+    )
 
 
 class CrossesPages(Rule):
@@ -40,6 +46,11 @@ class CrossesPages(Rule):
         "two mappings side by side, such as a private file and what follows: their addresses follow one "
         "another",
         "the next frame is not pinned, free or the kernel's (that is V3, V1 or V2)",
+    )
+    unjudged = (
+        "behind an IOMMU. There one mapping of the DMA API is contiguous for the device wherever its pages "
+        "lie, so a write may cross into any page frame; what it may not do is leave the mapping, and that is "
+        "never-mapped (D2) or, where another mapping follows, outside-buffer (V14)"
     )
 
 
@@ -79,6 +90,10 @@ class StablePage(Rule):
         "anonymous and shmem pages on their way to swap: what is written there is not read again while "
         "pinned",
         "writeback that began or ended between the two looks",
+    )
+    proof = (
+        "a look-alike (slow-file): a shared file on a slow disk, synced during DMA, on kernels before 6.5; and "
+        "memory made by hand (test_hazards.py)"
     )
 
 
