@@ -22,7 +22,7 @@ from vcapdev.dmacheck.rules import DMA_OFF, PAGE_RULES, RECYCLED, USER, Codes
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.pages import PageSet
 
-LONG = 1500  # polls or fields, 20 ms each: what is pinned so long after DMA was switched off is not on its way
+LONG = 1500  # polls or fields, 20 ms each: what is pinned so long after DMA has ended is not on its way
 
 
 class Examiner:
@@ -248,8 +248,10 @@ class Examiner:
                 self._court.device_verdict(DMA_OFF, "DMA write after a stop", batch)
 
     def linger(self) -> None:
-        """To be called with every poll and every field: look at what is still pinned when DMA has been off for
-        long. While fields come without DMA there are hardly any polls."""
+        """To be called with every poll and every field: look at what is pinned when DMA has been off for long.
+
+        While fields come without DMA there are hardly any polls.
+        """
         ground = self._ground
         pins, contract = ground.pins, ground.contract
         if ground.running is not False or pins is None or contract is None or not len(pins.table):

@@ -34,8 +34,8 @@ class Rule:
     """A rule's name, what it says, how bad and how sure it is, the facts it needs, and its page in the book.
 
     The rest is for docs/rules.md: ``why`` it is certain, what it ``looks`` like (a state of a page, or a line
-    of a splat), and which harmless states come ``near`` it, each with what tells it apart; ``proof`` says what
-    proves it where no altered driver does, and ``unjudged`` where it is silent although it might apply, and why.
+    of a splat), and which harmless states come ``near`` it, each with what tells it apart. ``proof`` is what
+    proves it where no altered driver does; ``unjudged``, where it is silent although it might apply, and why.
     """
 
     id: ClassVar[str]

@@ -110,8 +110,8 @@ class StaleBuffer(Rule):
         "another mapping of the same memory at the same address: the page is the same",
     )
     proof = (
-        "a scene with the kernel's own drivers (tests/guest/test_framework_rules.py): munmap, mmap at the same "
-        "address and QBUF, with videobuf and videobuf2; and memory made by hand (test_mapping.py)"
+        "a scene with the kernel's own drivers (tests/guest/test_framework_rules.py): munmap, mmap at the "
+        "same address and QBUF, with videobuf and videobuf2; and memory made by hand (test_mapping.py)"
     )
 
 

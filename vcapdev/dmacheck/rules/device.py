@@ -22,10 +22,10 @@ class DmaOff(Rule):
         "each batch",
     )
     proof = (
-        "memory made by hand: no driver can break it, only a card, and this card handles register writes and "
-        "transfers in one order. Even one that ignores a stop (the fault dma-stop-ignored) finds nothing to "
-        "write, since bttv unhooks its programs before it stops. test_fetches.py has a card that writes after "
-        "a stop (test_v9_a_write_after_a_stop)"
+        "memory made by hand: no driver can break it, only a card, and this card handles register writes "
+        "and transfers in one order. Even one that ignores a stop (the fault dma-stop-ignored) finds nothing "
+        "to write, since bttv unhooks its programs before it stops. test_fetches.py has a card that writes "
+        "after a stop (test_v9_a_write_after_a_stop)"
     )
 
 
@@ -92,8 +92,8 @@ class StablePage(Rule):
         "writeback that began or ended between the two looks",
     )
     proof = (
-        "a look-alike (slow-file): a shared file on a slow disk, synced during DMA, on kernels before 6.5; and "
-        "memory made by hand (test_hazards.py)"
+        "a look-alike (slow-file): a shared file on a slow disk, synced during DMA, on kernels before 6.5; "
+        "and memory made by hand (test_hazards.py)"
     )
 
 
