@@ -248,7 +248,7 @@ class Examiner:
                 self._court.device_verdict(DMA_OFF, "DMA write after a stop", batch)
 
     def linger(self) -> None:
-        """To be called with every poll and every field: look at what is pinned when DMA has been off for long.
+        """To be called with every poll and every field: look at what is pinned long after DMA ended.
 
         While fields come without DMA there are hardly any polls.
         """
