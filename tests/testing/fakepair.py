@@ -176,7 +176,7 @@ class FakeAgent:
         data = local.read_bytes() if isinstance(local, Path) else local
         self.pushed[remote] = data
         if remote == "/dev/kmsg":
-            self._vm.log(data.decode().rstrip("\n"), kernel=False)
+            self._vm.log(data.decode().rstrip("\n").removeprefix("<7>"), kernel=False)
         self.pump()
 
     def pull(self, remote: str) -> bytes:
@@ -242,6 +242,8 @@ class FakePair:
         BOOTS.append(self.config)
         if "hopeless" in self.config.append:
             raise GuestTimeoutError("waited 180 s for the guest to boot; see the console log")
+        if "panics" in self.config.append:
+            raise GuestCrash("panic", "Kernel panic - not syncing: VFS", "the log", fatal=True)
         return self.vm.agent
 
     def stop(self) -> None:

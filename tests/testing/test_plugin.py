@@ -93,17 +93,25 @@ def test_four(guest): assert guest.state == "shell"
 
 def test_nobody_waits_a_second_time_for_a_machine_that_does_not_come_up(run) -> None:
     result = run("""
-pytestmark = vcapdev.guest(append="hopeless")
-def test_one(guest): pass
-def test_two(guest): pass
+@vcapdev.guest(append="hopeless")
+class TestHopeless:
+    def test_one(self, guest): pass
+    def test_two(self, guest): pass
+
+@vcapdev.guest(append="panics")
+class TestPanics:
+    def test_one(self, guest): pass
+    def test_two(self, guest): pass
 """)
-    result.assert_outcomes(errors=2)
+    result.assert_outcomes(errors=4)
     result.stdout.fnmatch_lines([
         "waited 180 s for the guest to boot; see the console log",
         "as for an earlier test: waited 180 s for the guest to boot; see the console log",
+        "the guest's kernel failed (panic): Kernel panic - not syncing: VFS",
+        "as for an earlier test: the guest's kernel failed (panic): Kernel panic - not syncing: VFS",
     ])  # fmt: skip
-    assert len(fakepair.BOOTS) == 1
-    assert len(fakepair.STOPS) == 1
+    assert len(fakepair.BOOTS) == 2
+    assert len(fakepair.STOPS) == 2
 
 
 def test_a_warning_fails_the_test_in_which_it_came_and_no_other(run) -> None:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 
-from vcapdev.errors import GuestError, VcapdevError
+from vcapdev.errors import GuestError, SetupError, UsageError, VcapdevError
 from vcapdev.testing.config import GuestConfig
 from vcapdev.testing.guest import Guest
 from vcapdev.testing.states import State
@@ -41,7 +41,7 @@ class Keeper:
         machine = config.machine
         if machine in self._hopeless:
             error = self._hopeless[machine]
-            raise type(error)(f"as for an earlier test: {error}")
+            raise _kind(error)(f"as for an earlier test: {error}")
         guest = self._guests.pop(machine, None)
         if guest is not None and (config.fresh or not self._fit(guest, config, name)):
             self._end(guest)
@@ -98,3 +98,10 @@ class Keeper:
     def _end(guest: Guest) -> None:
         with suppress(GuestError):  # it is gone in any case
             guest.stop()
+
+
+def _kind(error: VcapdevError) -> type[VcapdevError]:
+    """The class that says who is to blame; the particular ones want more than a text."""
+    return next(
+        (kind for kind in (UsageError, SetupError, GuestError) if isinstance(error, kind)), VcapdevError
+    )

@@ -185,7 +185,7 @@ class LivingGuest:
         self._marks += 1
         line = f"vcapdev: mark {self._marks}: {text}"[:200]
         with self._asked() as agent:
-            agent.push(f"{line}\n".encode(), "/dev/kmsg")
+            agent.push(f"<7>{line}\n".encode(), "/dev/kmsg")  # for the log alone, not for the console
             self._until(lambda: self._marked(line) is not None, _MARK, "the guest's kernel log")
         return self._marked(line) or 0
 
