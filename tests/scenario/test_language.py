@@ -11,8 +11,9 @@ import jsonschema
 import pytest
 import yaml
 
+from vcapdev.image.mutants import find_mutant
 from vcapdev.scenario import language
-from vcapdev.scenario.model import collect, load, shard, shipped
+from vcapdev.scenario.model import FINDINGS, collect, load, shard, shipped
 from vcapdev.scenario.nodes import ScenarioError
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -237,3 +238,16 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     one, other = write(tmp_path, GOOD), write(tmp_path / "d", GOOD)
     with pytest.raises(ScenarioError, match="has the same name"):
         collect([one, other])
+
+
+def test_fixes_taken_back_are_described() -> None:
+    """Every altered driver that a shipped scenario names can be found, with its diff."""
+    named = set()
+    for one in collect([]):
+        body = [one.body, *one.body.get("variants", {}).values()]
+        named |= {part["mutant"] for part in body if "mutant" in part}
+    for path in (shipped() / FINDINGS).glob("*.yaml"):
+        named |= {load(path).body.get("mutant")} - {None}
+    assert len(named) >= 5
+    for name in named:
+        assert all(file.startswith("drivers/media/") for file in find_mutant(name).files)
