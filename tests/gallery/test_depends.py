@@ -18,6 +18,8 @@ from vcapdev.gallery.depends import depend, effects
         ("dma_unmap_sg(dev, dma->sglist, n, d);", "vfree(dma->sglist);"),
         ("n++;", "call(n);"),
         ("offset += bpl;", "todo = offset;"),
+        ("mem->magic = MAGIC;", "mem = vb->priv;"),
+        ("f->fmt.start = 1;", "copy = f->fmt;"),
     ],
 )
 def test_order_matters(first: str, second: str) -> None:
@@ -33,6 +35,7 @@ def test_order_matters(first: str, second: str) -> None:
         ("buf->btformat = buf->fmt->btformat;", "buf->btswap = buf->fmt->btswap;"),
         ("btwrite(geo->vtc, BT848_E_VTC + off);", "btwrite(geo->width, BT848_E_HACTIVE_LO + off);"),
         ("y = sg_dma_address(sg);", "z = sg_dma_len(sg);"),
+        ("buf->handler.put = vb2_dma_sg_put;", "buf->handler.arg = buf;"),
     ],
 )
 def test_order_does_not_matter(first: str, second: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import product
 
 _PATH = re.compile(r"[A-Za-z_]\w*(?:\s*(?:->|\.)\s*[A-Za-z_]\w*|\[[^\[\]]*\])*")
 _TARGET = re.compile(
@@ -57,19 +58,21 @@ def depend(first: str, second: str) -> bool:
     """Whether it matters in which order two statements stand."""
     one, other = effects(first), effects(second)
     return (
-        _meet(one.writes, other.reads | other.writes)
-        or _meet(one.reads | one.writes, other.writes)
-        or _meet(one.handed, other.handed)
+        any(_same(*pair) for pair in product(one.writes, other.writes | other.handed))
+        or any(_same(*pair) for pair in product(one.handed, other.writes | other.handed))
+        or any(_changes(*pair) for pair in product(one.writes, other.reads))
+        or any(_changes(*pair) for pair in product(other.writes, one.reads))
     )
-
-
-def _meet(some: frozenset[str], others: frozenset[str]) -> bool:
-    return any(_same(one, other) for one in some for other in others)
 
 
 def _same(one: str, other: str) -> bool:
     short, long = sorted((one, other), key=len)
     return long == short or (long.startswith(short) and long[len(short)] in "-.[")
+
+
+def _changes(written: str, read: str) -> bool:
+    """A pointer that is read is the same whatever is written through it."""
+    return _same(written, read) and not written.startswith(f"{read}->")
 
 
 def _clean(path: str) -> str:

@@ -51,15 +51,15 @@ def run(options: MutantOptions) -> ExitStatus:
         prepared = prepare(run_options, screen.progress)
         stage.note = f"{options.kernel}, QEMU {prepared.qemu.version} with {prepared.accel.name}"
     builder = Builder(load_recipe(options.kernel), prepared.guest, screen.progress)
-    fates, found = _play(options, run_options, prepared, builder, screen)
-    print(machine_report.totals_text(fates), end="", flush=True)
-    if options.report is not None:
-        about = (
-            _about(options, prepared)
-            | found
-            | {"took": {name: round(took) for name, took in screen.stages.items()}}
-        )
-        machine_report.write(options.report, fates, about)
+    fates: list[Fate] = []
+    about = _about(options, prepared)
+    try:
+        _play(options, run_options, prepared, builder, screen, fates, about)
+    finally:  # what was found out before something went wrong counts, too
+        print(machine_report.totals_text(fates), end="", flush=True)
+        if options.report is not None:
+            about["took"] = {name: round(seconds) for name, seconds in screen.stages.items()}
+            machine_report.write(options.report, fates, about)
     return ExitStatus.CLEAN
 
 
@@ -92,8 +92,15 @@ class Ground:
 
 
 def _play(
-    options: MutantOptions, run_options: RunOptions, prepared: Prepared, builder: Builder, screen: Screen
-) -> tuple[list[Fate], Json]:
+    options: MutantOptions,
+    run_options: RunOptions,
+    prepared: Prepared,
+    builder: Builder,
+    screen: Screen,
+    fates: list[Fate],
+    about: Json,
+) -> None:
+    """Find out what the acts run, and play; fills ``fates`` and ``about``."""
     modules: dict[str, Mapping[str, Path]] = {}
     texts = sources(builder.tree.source)
     every = candidates(texts, options.only)
@@ -115,8 +122,8 @@ def _play(
             return [acts[name] for name in ground.reach.acts((mutant.file, mutant.needs))]
 
         machine = Machine(stage, build, texts, acts_of, ground.settings, load_equivalents(), modules)
-        fates = _until(machine, in_turn(runs, options.count * _SPARE), options.count, screen)
-    return fates, about_ground(every, left, ground)
+        about |= about_ground(every, left, ground)
+        _until(machine, in_turn(runs, options.count * _SPARE), options.count, screen, fates)
 
 
 def survey(
@@ -178,9 +185,10 @@ def in_turn(found: Sequence[Mutation], most: int) -> list[Mutation]:
     return order
 
 
-def _until(machine: Machine, order: Sequence[Mutation], wanted: int, screen: Screen) -> list[Fate]:
+def _until(
+    machine: Machine, order: Sequence[Mutation], wanted: int, screen: Screen, fates: list[Fate]
+) -> None:
     """Play until so many that compile have met their fate."""
-    fates: list[Fate] = []
     compiled = 0
     with screen.stage("play") as step:
         for fate in machine.play(order):
@@ -191,7 +199,6 @@ def _until(machine: Machine, order: Sequence[Mutation], wanted: int, screen: Scr
             if compiled >= wanted:
                 break
         step.note = f"{compiled} of {len(fates)} changes compiled, {machine.stage.boots} boots"
-    return fates
 
 
 def load_equivalents(path: Path = _KNOWN) -> list[Equivalence]:
