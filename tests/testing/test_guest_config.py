@@ -12,9 +12,9 @@ import pytest
 import vcapdev
 from vcapdev.bt878.faults import FAULTS
 from vcapdev.errors import UsageError
-from vcapdev.testing.capture import CaptureOptions
+from vcapdev.testing.capture import CaptureKeywords, CaptureOptions
 from vcapdev.testing.complaints import Complaint
-from vcapdev.testing.config import GuestConfig, config_from
+from vcapdev.testing.config import GuestConfig, GuestOptions, config_from
 from vcapdev.testing.pressure import KINDS
 
 
@@ -91,6 +91,11 @@ def test_the_documentation_names_every_key_and_every_fault() -> None:
     words = [item.name for item in fields(GuestConfig)] + [item.name for item in fields(CaptureOptions)]
     missing = [word for word in (*words, *FAULTS, *KINDS) if f"`{word}`" not in text]
     assert missing == ["frames", "saved"]  # a capture's own first word, and a path that goes with "save"
+
+
+def test_type_checkers_know_the_same_keys() -> None:
+    assert set(GuestOptions.__annotations__) == {item.name for item in fields(GuestConfig)}
+    assert {"frames", *CaptureKeywords.__annotations__} == {item.name for item in fields(CaptureOptions)}
 
 
 def test_the_marks_check_nothing_by_themselves() -> None:

@@ -15,6 +15,8 @@ import pytest
 
 pytestmark = pytest.mark.guest
 
+# Where these tests are a shell's background job, an interrupt is ignored unless somebody wants it.
+LISTENING = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
 ROOT = Path(__file__).parents[2]
 DEADLINE = 240.0  # seconds for a session to come up, or to end
 TEST = """
@@ -44,7 +46,8 @@ def test_nothing_is_left_running(number: signal.Signals, tmp_path: Path) -> None
     tag = f"VCAPDEV_TEST_TAG={uuid.uuid4()}"
     (tmp_path / "test_endless.py").write_text(TEST)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), tag.split("=")[0]: tag.split("=")[1]}
-    words = ["-m", "pytest", "-p", "vcapdev.testing.plugin", "-p", "no:cacheprovider", "test_endless.py"]
+    options = ["-p", "vcapdev.testing.plugin", "-p", "no:cacheprovider", "test_endless.py"]
+    words = ["-c", f"{LISTENING}; import pytest; sys.exit(pytest.main({options!r}))"]
     session = subprocess.Popen(
         [sys.executable, *words], cwd=tmp_path, env=environment, text=True, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,

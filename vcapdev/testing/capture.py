@@ -7,10 +7,10 @@ import json
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from vcapdev.errors import GuestError, UsageError
 from vcapdev.gallery.scene import Picture
@@ -28,6 +28,27 @@ _SIZE = re.compile(r"(\d{1,4})x(\d{1,4})\Z")
 _SMALLEST, _LARGEST = (48, 32), (924, 576)  # bttv_tvnorms, Linux 6.1
 _MOST_EVENTS = 2000  # of the program that are kept; the guest is not trusted
 _END = 10.0  # seconds for a program to end when told to
+
+
+class CaptureKeywords(TypedDict, total=False):
+    """The keywords of ``guest.capture(...)``; :class:`CaptureOptions` explains them."""
+
+    io: str
+    size: str
+    format: str
+    norm: str | None
+    field: str
+    device: str
+    buffers: int
+    pool: int | None
+    hold: int
+    full_every: int
+    pageout: str | Sequence[str]
+    clean: bool
+    offset: int
+    save: int | None
+    saved: str
+    give_up: float
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
 from vcapdev.bt878.listing import Instruction
@@ -267,7 +267,7 @@ class Card:
             self._turn()
         return not busy and bool(self.call("settle", final=True).get("settled"))
 
-    def expect_violation(self, *rules: str, also: Sequence[str] = ()) -> Any:
+    def expect_violation(self, *rules: str, also: Sequence[str] = ()) -> AbstractContextManager[None]:
         """A block in which each of ``rules`` must be violated, see :meth:`Dma.expect_violation`::
 
         with card.expect_violation("not-pinned"):

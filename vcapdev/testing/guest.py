@@ -16,7 +16,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from vcapdev.bt878.faults import BY_RUNNER
 from vcapdev.errors import GuestError, UsageError
@@ -26,7 +26,7 @@ from vcapdev.run.capture import EXPECT, vmstat
 from vcapdev.testing import pressure as pressing
 from vcapdev.testing.another import AnotherCard
 from vcapdev.testing.bus import Bus
-from vcapdev.testing.capture import CaptureOptions, CaptureResult, RunningCapture
+from vcapdev.testing.capture import CaptureKeywords, CaptureOptions, CaptureResult, RunningCapture
 from vcapdev.testing.card import Card
 from vcapdev.testing.config import GuestConfig, did_you_mean
 from vcapdev.testing.living import LivingGuest
@@ -192,7 +192,9 @@ class Guest(LivingGuest):
 
     # -- captures and pressure
 
-    def capture(self, frames: int = 10, *, timeout: float | None = None, **options: Any) -> CaptureResult:
+    def capture(
+        self, frames: int = 10, *, timeout: float | None = None, **options: Unpack[CaptureKeywords]
+    ) -> CaptureResult:
         """Capture ``frames`` frames, each compared with what the card sent.
 
         Keywords are those of :class:`vcapdev.testing.capture.CaptureOptions`: ``io``, ``size``, ``format``,
@@ -203,7 +205,7 @@ class Guest(LivingGuest):
         """
         return self.start_capture(frames, **options).wait(timeout)
 
-    def start_capture(self, frames: int = 10, **options: Any) -> RunningCapture:
+    def start_capture(self, frames: int = 10, **options: Unpack[CaptureKeywords]) -> RunningCapture:
         """The same, without waiting for its end."""
         wanted = capture_options(frames, options)
         norm = self.config.norm
