@@ -21,6 +21,7 @@ BROKEN = {  # altered driver: options of the program, and the rule that must fir
 }
 REMAP = "--frames 8 --do remap --at done --from 1"
 MPROTECT = "--frames 10 --do mprotect --at queued --from 2"
+BETWEEN = "--untouched --frames 8 --do {} --at done --do touch --at done --from 2"
 
 on_6_1 = pytest.mark.parametrize("stage", ["bookworm-6.1"], indirect=True)
 on_6_12 = pytest.mark.parametrize("stage", ["trixie-6.12"], indirect=True)
@@ -89,3 +90,12 @@ def test_the_stock_kernel_5_10_gives_its_user_a_copy(stage: Stage) -> None:
     assert outcome.rules == frozenset({"copied-away"})
     assert outcome.program is not None
     assert outcome.program.status == 1
+
+
+@on_5_10
+def test_a_copy_between_dqbuf_and_qbuf_is_told_from_new_memory(stage: Stage) -> None:
+    """Only the content tells one from the other, so the user must not have written all of it anew."""
+    assert play(stage, BETWEEN.format("mprotect")).rules == frozenset({"copied-away"})
+    discarded = play(stage, BETWEEN.format("dontneed"))
+    assert discarded.rules == frozenset()
+    assert discarded.status["oddities"]["replaced"] > 0

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Who allocated a page and who freed it last, on kernels built with CONFIG_PAGE_OWNER and booted with
-``page_owner=on`` (mm/page_owner.c, mm/page_ext.c, lib/stackdepot.c). Debian's are not.
+``page_owner=on`` (mm/page_owner.c, mm/page_ext.c, lib/stackdepot.c). Debian's are not: neither the four of
+images/ nor the rt and cloud flavours of 6.1 (include/config/auto.conf of 6.1.176-1).
 
 ::
 

@@ -87,7 +87,10 @@ class CopiedAway(Rule):
     )
     unjudged = (
         "where the kernel bounces the buffer (swiotlb): the content of a slot is not yet that of the user's "
-        "page, so a copy cannot be told by what the device wrote; the comparison of frames tells of the loss"
+        "page, so a copy cannot be told by what the device wrote; the comparison of frames tells of the "
+        "loss. And where a page was copied between DQBUF and QBUF and its user has written all of it since: "
+        "page and entry that wp_page_copy() leaves differ in nothing but content from those of "
+        "do_anonymous_page() (mm/memory.c of 5.10), so it counts as replaced, like MADV_DONTNEED and a write"
     )
 
 
