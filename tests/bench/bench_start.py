@@ -52,9 +52,10 @@ def one_test(prepared: Prepared, expected: bytes) -> dict[str, float]:
             agent = pair.start()
             ready = time.monotonic()
             agent.push(expected, EXPECT)
-            result = agent.run(_CAPTURE)
-            verified = time.monotonic()
-            summary = json.loads(result.stdout.splitlines()[-1])
+            lines: list[tuple[float, str]] = []
+            agent.run(_CAPTURE, on_stdout=lambda line: lines.append((time.monotonic(), line)))
+            verified, last = lines[-1]  # told behind the comparison
+            summary = json.loads(last)
             status = pair.device.call("check-status")
             if summary["intact"] != 1 or not status["pages_checked"] or status["verdicts"]:
                 raise RuntimeError(f"a test failed: {summary}, {status}")
