@@ -43,6 +43,7 @@ class FakeDevice:
         self.clock, self.steps, self.fields = "paced", 0, 0
         self.registers = {"INT_STAT": 0x10000800, "INT_MASK": 0xC0B13}
         self.settled = True
+        self.queue: list[Json] = []  # of events
         self.signal: Json = {"norm": "PAL", "connected": True}
         self.armed: Json = {}
         self.pages = 100
@@ -54,7 +55,8 @@ class FakeDevice:
         return getattr(self, "do_" + command.replace("-", "_"))(**arguments)
 
     def events(self) -> list[Json]:
-        return []
+        told, self.queue = self.queue, []
+        return told
 
     def do_new_scene(self) -> Json:
         self.verdicts.clear()
@@ -225,6 +227,7 @@ class FakeVm:
         except GuestCrash as crash:
             if crash.fatal or not self.survives(crash):
                 raise
+        self.on_turn()
 
     def poll(self) -> int | None:
         return 1 if self.dead else None

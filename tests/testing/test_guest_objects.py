@@ -112,6 +112,23 @@ def test_the_next_test_finds_the_camera_as_it_wants_it(guest: Guest, device: Fak
     assert device.signal["norm"] == "SECAM"
 
 
+def test_a_fault_that_the_card_cannot_commit_itself_is_carried_out_once(
+    guest: Guest, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pulled: list[str] = []
+    monkeypatch.setattr(guest.bus, "unplug", lambda: pulled.append(guest.run("say pulled").stdout))
+    with guest.card.fault("unplug", at=5) as fault:
+        device.queue = [{"event": "verdict", "verdict": {}}, {"event": "fault", "fault": "unplug", "at": 5}]
+        assert not fault.fired
+        guest.run("say on")
+        assert fault.fired
+    device.queue = [{"event": "fault", "fault": "unplug", "at": 5}]  # nobody has armed it any more
+    guest.turn()
+    assert pulled == ["pulled\n"]
+    with pytest.raises(UsageError, match=r"card\.fault\('unplug'\): at=0: points are counted from 1"):
+        guest.card.fault("unplug", at=0)
+
+
 def test_clean_is_not_said_of_nothing(guest: Guest, device: FakeDevice) -> None:
     guest.card.dma.assert_clean(at_least=100)
     with pytest.raises(InconclusiveError, match="only 100 pages were judged"):

@@ -243,15 +243,12 @@ class Guest(LivingGuest):
 
     # -- inside
 
-    def _at_turn(self) -> None:
-        """At each turn of any wait: carry out a fault that the card has told of and cannot commit itself."""
+    def _heard(self, event: dict[str, Any]) -> None:
+        """Carry out a fault that the card has told of and cannot commit itself."""
         armed = self.card.armed
-        if armed is None or armed.name not in BY_RUNNER or self._carrying:
+        if event.get("event") != "fault" or armed is None or armed.name not in BY_RUNNER or self._carrying:
             return
-        events = [each for each in self._device.events() if each.get("event") == "fault"]
-        if not events:
-            return
-        armed.carried_out(events[0])
+        armed.carried_out(event)
         self._carrying = True
         try:
             {"unplug": self.bus.unplug, "device-killed": self.bus.replace_device}[armed.name]()

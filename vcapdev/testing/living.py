@@ -163,7 +163,6 @@ class LivingGuest:
         """
         with self._asked() as agent:
             agent.pump(_TURN)
-            self._device.events()  # they are asked for at the end; here they only must not pile up
 
     def wait(
         self, done: Callable[[], bool], timeout: float = _COMMAND, what: str = "what the test waits for"
@@ -297,7 +296,12 @@ class LivingGuest:
                 self._work = None
 
     def _at_turn(self) -> None:
-        """Called at each turn of any wait."""
+        """Called at each turn of any wait: hear the card, so that what it tells does not pile up."""
+        for event in self._device.events():
+            self._heard(event)
+
+    def _heard(self, event: Json) -> None:
+        """The card has told something by itself; findings are asked for at the test's end."""
 
     def _survived(self, crash: GuestCrash) -> bool:
         self._complained(crash)
