@@ -73,10 +73,12 @@ class Equivalence:
     title: str
     reason: str
     same: bool = True
+    below: str = ""  # the next line, where a function has the line more than once
 
     def covers(self, mutation: Mutation) -> bool:
         """Whether it is about this mutant."""
         same = (mutation.function, mutation.text, mutation.kind) == (self.function, self.line, self.kind)
+        same = same and self.below in ("", mutation.below)
         return same and mutation.title == self.title and mutation.file.endswith(f"/{self.file}")
 
 

@@ -88,6 +88,7 @@ class Mutation:
     new: str
     text: str = ""  # of the line, without its indentation
     needs: int = 0  # where the statement begins that must run for the change to mean anything
+    below: str = ""  # the line behind it, for lines that a function has more than once
 
     @property
     def name(self) -> str:
@@ -181,9 +182,10 @@ class _Finder:
 
     def _one(self, kind: str, start: int, end: int, new: str, needs: int) -> Mutation:
         line = self._text.count("\n", 0, start)
+        text, below = (each.strip() for each in [*self._text.splitlines(), ""][line : line + 2])
         return Mutation(
             kind, self._file, self._function.name, line + 1, start, end, self._text[start:end], new,
-            self._text.splitlines()[line].strip(), needs,
+            text, needs, below,
         )  # fmt: skip
 
     def _calls(self, statement: Statement) -> Iterator[Mutation]:
