@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from vcapdev.dmacheck.rules import ALL_RULES
+from vcapdev.gallery import scene
 from vcapdev.gallery.scene import Expectation, GuestReport, Outcome, ProgramResult, Scene
 from vcapdev.report.model import Frames
 
@@ -14,19 +16,29 @@ CLEAN: dict[str, Any] = {"attached": True, "pages_checked": 100}
 
 
 def outcome(expect: Expectation, **changes: Any) -> Outcome:
-    scene = Scene("s", "a scene", ("true",), expect=expect)
-    result = Outcome(scene, "bookworm-6.1", program=ProgramResult(0, [], ""), status=dict(CLEAN))
+    played = Scene("s", "a scene", ("true",), expect=expect)
+    result = Outcome(played, "bookworm-6.1", program=ProgramResult(0, [], ""), status=dict(CLEAN))
     for name, value in changes.items():
         setattr(result, name, value)
     return result
 
 
 def test_scenes_name_the_kernels_they_are_for_and_why_others_are_not() -> None:
-    scene = Scene("s", "t", ("x",), kernels=("bookworm-*", "trixie-*"), why_not={"trixie-7*": "it is gone"})
-    assert scene.reason_against("bookworm-6.1") is None
-    assert scene.reason_against("trixie-6.12") is None
-    assert scene.reason_against("trixie-7.3") == "it is gone"
-    assert scene.reason_against("bullseye-5.10") == "this is for bookworm-*, trixie-* only"
+    some = Scene("s", "t", ("x",), kernels=("bookworm-*", "trixie-*"), why_not={"trixie-7*": "it is gone"})
+    assert some.reason_against("bookworm-6.1") is None
+    assert some.reason_against("trixie-6.12") is None
+    assert some.reason_against("trixie-7.3") == "it is gone"
+    assert some.reason_against("bullseye-5.10") == "this is for bookworm-*, trixie-* only"
+
+
+def test_a_guest_whose_memory_was_written_to_behind_its_back_is_damaged() -> None:
+    """A write to a free page is found by the kernel when it hands that page out: in a later scene."""
+    names = {rule.name for rule in ALL_RULES}
+    for rule, damaged in {"free-page": True, "recycled": True, "not-pinned": False}.items():
+        assert rule in names
+        assert outcome(Expectation(), verdicts=[{"rule": rule}]).damaged is damaged
+    assert names >= scene._DAMAGE
+    assert not outcome(Expectation()).damaged
 
 
 def test_what_must_fire_and_may_fire_is_no_shortfall() -> None:

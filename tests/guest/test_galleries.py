@@ -56,9 +56,12 @@ def on_both(sample: Mapping[str, tuple[str, ...]]) -> pytest.MarkDecorator:
 @on_both(MUTANTS)
 def test_an_altered_driver_is_caught_and_the_right_thing_blamed(stage: Stage, name: str) -> None:
     mutant = find_mutant(name)
-    row = matrix.judge(mutant, stage.run_scene(scene_of(mutant)))
+    outcome = stage.run_scene(scene_of(mutant))
+    row = matrix.judge(mutant, outcome)
     assert row.good, matrix.table([row])
-    assert stage.up, "the guest is as good as before"
+    assert not outcome.trouble
+    assert not outcome.failures, "the guest itself has nothing to complain of"
+    assert stage.up is not outcome.damaged, "a guest in whose memory the card has gone astray is replaced"
 
 
 @on_both(LOOKALIKES)

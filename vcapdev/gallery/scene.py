@@ -53,6 +53,9 @@ class Expectation:
     statuses: frozenset[int] = frozenset({0})
 
 
+_DAMAGE = frozenset(("free-page", "kernel-page", "recycled", "bad-count"))  # rules
+
+
 @dataclass(frozen=True)
 class Scene:
     """One act.
@@ -143,6 +146,11 @@ class Outcome:
     def rules(self) -> frozenset[str]:
         """Names of the rules that fired."""
         return frozenset(str(verdict.get("rule")) for verdict in self.verdicts)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether the card has written to memory that was not given to it: the guest may fail of it later."""
+        return not self.rules.isdisjoint(_DAMAGE)
 
     @property
     def failures(self) -> list[GuestReport]:

@@ -156,7 +156,7 @@ class Stage:
             self._trouble(pair, error, outcome)
         self._collect(pair, outcome)
         outcome.seconds = round(time.monotonic() - begin, 2)
-        if scene.ruins or outcome.trouble or outcome.failures:
+        if scene.ruins or outcome.damaged or outcome.trouble or outcome.failures:
             self.strike()
         return outcome
 
