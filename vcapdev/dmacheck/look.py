@@ -40,18 +40,22 @@ class Material:
     def __init__(self, kernel: Kernel) -> None:
         layout = kernel.layout
         self._relevant: list[int] = relevant_words(kernel).tolist()
-        self._words = len(self._relevant)
-        self._flags, self._count = layout.flags // 8, layout.refcount // 8
+        self._count = layout.refcount // 8
         self._shift = 8 * (layout.refcount % 8)
         fleeting = sum(kernel.flags.bit(name) for name in _FLEETING)
-        self._relevant[self._flags] &= ~fleeting
+        self._relevant[layout.flags // 8] &= ~fleeting
 
-    def none(self, places: NDArray[np.intp], now: Rows, before: Rows) -> bool:
-        """Whether none of the changed words matters; ``places`` are their numbers in the flattened rows."""
+    def none(self, watched: NDArray[np.intp], places: NDArray[np.intp], now: Rows, before: Rows) -> bool:
+        """Whether none of the changed words matters.
+
+        :param watched: which word of a struct page each column holds.
+        :param places: their numbers in the flattened rows.
+        """
+        words = watched.tolist()
         new, old = now.ravel()[places].tolist(), before.ravel()[places].tolist()
-        counts = now[places // self._words, self._count].tolist()
+        counts = now[places // len(words), words.index(self._count)].tolist()
         for place, a, b, count in zip(places.tolist(), new, old, counts, strict=True):
-            word = place % self._words
+            word = words[place % len(words)]
             difference = (a ^ b) & self._relevant[word]
             if not difference:
                 continue
@@ -128,7 +132,7 @@ class BatchPages:
         self._version = -1
         self._promise: Promise = record.promise(pages.pfns)
         self._good = b""
-        self._last: NDArray[np.uint64] | None = None
+        self._last: Rows | None = None  # the words that were looked at last
         self._still: Peeks | None = None  # at all that tells that nothing at all has changed
         self._stillness = b""
         self._rests = 0
@@ -196,11 +200,11 @@ class BatchPages:
 
     def _immaterial(self) -> bool:
         """Whether what was read now differs from what was found good in nothing that matters."""
-        rows, last = self.pages.rows, self._last
-        if last is None or last.shape != rows.shape:
+        now, last = self.pages.words(), self._last
+        if last is None or last.shape != now.shape:
             return False
-        words = np.flatnonzero(rows.ravel() != last.ravel())
-        return len(words) <= _FEW and self._material.none(words, rows, last)
+        places = np.flatnonzero(now.ravel() != last.ravel())
+        return len(places) <= _FEW and self._material.none(self.pages.watched, places, now, last)
 
     def restudy(self, changed: NDArray[np.intp] | None = None) -> Look:
         """Read and judge until two reads in a row agree on everything that matters.
@@ -231,16 +235,17 @@ class BatchPages:
         return different[: self.count] | (facts.large & bool(different[self.count :].any()))
 
     def _changed(self) -> NDArray[np.intp]:
-        rows = self.pages.rows
-        if self._last is None or self._last.shape != rows.shape:
+        now = self.pages.words()
+        if self._last is None or self._last.shape != now.shape:
             return np.arange(self.count)
-        different: Bools = np.any((rows ^ self._last) & self.pages.relevant, axis=1)
+        relevant = self.pages.relevant[self.pages.watched]
+        different: Bools = np.any((now ^ self._last) & relevant, axis=1)
         if different[self.count :].any():  # a head or a pin count: it concerns pages that themselves stayed
             return np.arange(self.count)
         return np.flatnonzero(different)
 
     def _remember(self, *, good: bool = True) -> None:
-        self._last = self.pages.rows.copy()
+        self._last = self.pages.words()
         self._still, self._rests = None, 0
         self._good = self.pages.peeked() if good else b""
 

@@ -7,9 +7,9 @@ from one of the first tails. A :class:`PageSet` therefore reads its pages' *comp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.layout import MAPPING_ANON, MAPPING_BITS, MAPPING_KSM, PIN_BIAS
 from vcapdev.guestmm.vmemmap import Gather, Rows, Vmemmap
 
+T = TypeVar("T")
 Bools = NDArray[np.bool_]
 Pfns = NDArray[np.int64]
 
@@ -42,15 +43,23 @@ class PageFacts:
     refcount: NDArray[np.int32]
     mapcount: NDArray[np.int32]
     pins: NDArray[np.int32]
+    _found: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def take(self, rows: NDArray[np.intp]) -> PageFacts:
         """The facts of some of the pages, copied."""
-        return PageFacts(*(getattr(self, name)[rows] for name in self.__slots__))
+        return PageFacts(*(getattr(self, name)[rows] for name in _COLUMNS))
 
     @classmethod
     def joined(cls, parts: Sequence[PageFacts]) -> PageFacts:
         """The facts of several sets of pages, one behind the other."""
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS))
+
+    def once(self, what: Hashable, find: Callable[[], T]) -> T:
+        """What follows from these facts alone: found out the first time that somebody asks for it."""
+        if what not in self._found:
+            self._found[what] = find()
+        found: T = self._found[what]
+        return found
 
     @property
     def pinned(self) -> Bools:
@@ -82,15 +91,17 @@ class PageFacts:
         return found
 
 
+_COLUMNS = tuple(each.name for each in fields(PageFacts) if each.init)
 _NONE = np.int32(-1 << 31)  # no count at all; one that was given back too often is a little below 0
 _NO_PAGES: Pfns = np.zeros(0, dtype=np.int64)
+_REMEMBERED = 4  # sights of one set: a buffer's pages go to and fro between pinned and released
 
 
 class PageSet:
     """A set of pages read and decoded together.
 
     Several may look through one set, each for itself: facts are never written to, and whoever needs ``rows``
-    uses them before anybody else has a turn.
+    reads and uses them before anybody else has a turn.
 
     :param pfns: shape ``(n,)``, distinct; kept.
     :ivar good: facts that somebody has found nothing wrong with, for others who would judge them alike.
@@ -106,6 +117,7 @@ class PageSet:
         self._heads: Pfns = _NO_PAGES
         self._facts: PageFacts | None = None  # of the rows that were read last
         self._peeked: bytes | None = None  # the same rows' relevant words
+        self._sights: dict[bytes, PageFacts] = {}  # by those words
         self.relevant, self._words, single = _words_of(kernel)
         self._use(self._vmemmap.gather(pfns), single)
 
@@ -114,7 +126,8 @@ class PageSet:
 
     def _use(self, gather: Gather, words: NDArray[np.intp]) -> None:
         gather.watch(words)
-        self.gather, self._watched = gather, words
+        self.gather, self.watched = gather, words
+        self._sights.clear()
         self.peek = gather.peek  # the relevant words as bytes; nothing is kept
 
     def read(self) -> Rows:
@@ -125,26 +138,48 @@ class PageSet:
     def peeked(self) -> bytes:
         """What :meth:`peek` would have given for the rows that were read last."""
         if self._peeked is None:
-            self._peeked = self.rows[:, self._watched].tobytes()
+            self._peeked = self.rows[:, self.watched].tobytes()
         return self._peeked
 
+    def words(self) -> Rows:
+        """The same as an array: a row for each page and companion, a column for each word ``watched``."""
+        return np.frombuffer(self.peeked(), dtype=np.uint64).reshape(-1, len(self.watched))
+
     def sight(self) -> PageFacts:
-        """The facts as they are now: the very object of the last time while no relevant word differs."""
-        if self._facts is not None and self.peek() == self.peeked():
-            return self._facts
-        self.read()
-        return self.facts()
+        """The facts as they are now: the very object of a former time where no relevant word differs.
+
+        Nothing is copied to ``rows`` then.
+        """
+        peeked = self.peek()
+        if peeked != self._peeked or self._facts is None:
+            facts = self._sights.get(peeked)
+            if facts is None:
+                self.read()
+                return self.facts()
+            self._facts, self._peeked = facts, peeked
+        return self._facts
 
     @property
     def rows(self) -> Rows:
-        """What was read last; the first ``len(self)`` rows are the pages' own."""
+        """What :meth:`read` has copied last; the first ``len(self)`` rows are the pages' own."""
         return self.gather.rows
 
     def facts(self) -> PageFacts:
         """Decode what was read last. Reads anew when a page has become part of a compound page since."""
         if self._facts is None:
+            self._facts = self._sights.get(self.peeked())
+        if self._facts is None:
             self._facts = self._decoded()
+            self._remember(self._facts)
         return self._facts
+
+    def _remember(self, facts: PageFacts) -> None:
+        """Of compound pages, what :meth:`peek` reads is enough to see a change, but not to know them again."""
+        if facts.large.any():
+            return
+        if len(self._sights) >= _REMEMBERED:
+            self._sights.pop(next(iter(self._sights)))
+        self._sights[self.peeked()] = facts
 
     def _decoded(self) -> PageFacts:
         layout, n = self._kernel.layout, len(self.pfns)
