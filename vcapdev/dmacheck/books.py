@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 
 import numpy as np
 
 from vcapdev.dma import Batch, Program
-from vcapdev.dmacheck.ledger import Record
+from vcapdev.dmacheck.ledger import Reach, Record
 from vcapdev.guestmm.pages import Pfns, among
+from vcapdev.guestmm.recall import Recall, keep
 
 _MAX_PROGRAMS = 4096
 _MAX_RETIRED = 64  # kept to name them when their pages are released
+_MAX_REACHES = 128  # a driver writes its programs anew for each frame, often to the same memory
 
 
 class Books:
@@ -21,6 +24,8 @@ class Books:
     def __init__(self) -> None:
         self._records: dict[int, Record] = {}
         self._retired: deque[Record] = deque(maxlen=_MAX_RETIRED)
+        self._reaches: dict[bytes, Reach] = {}
+        self._shared: Recall[bool] = Recall()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -29,8 +34,18 @@ class Books:
         """Begin a record."""
         if len(self._records) >= _MAX_PROGRAMS:
             self._records.pop(next(iter(self._records)))
-        record = self._records[program.id] = Record(program)
+        record = self._records[program.id] = Record(program, self._reach(program))
         return record
+
+    def _reach(self, program: Program) -> Reach:
+        """What a program writes to, as it was found out for another one that writes to the same."""
+        ranges = np.asarray(program.ranges, np.uint64).reshape(-1, 2)
+        key = ranges.tobytes()
+        reach = self._reaches.get(key)
+        if reach is None:
+            reach = Reach(ranges)
+            keep(self._reaches, key, reach, _MAX_REACHES)
+        return reach
 
     def retire(self, program_id: int) -> None:
         """The program will not run again; its pages stay watched for their release."""
@@ -56,7 +71,7 @@ class Books:
     def released(self, pfns: Pfns) -> None:
         """The promise of programs that write to these pages has ended."""
         for record in self._records.values():
-            if record.learned and among(pfns, record.pfns).any():
+            if record.learned and self._shared(partial(_any_of, pfns, record.pfns), pfns, record.pfns):
                 record.forget(kind=False)
 
     def latest(self) -> list[Record]:
@@ -67,3 +82,7 @@ class Books:
         """Forget all."""
         self._records.clear()
         self._retired.clear()
+
+
+def _any_of(some: Pfns, pfns: Pfns) -> bool:
+    return bool(among(some, pfns).any())

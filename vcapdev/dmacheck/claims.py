@@ -11,6 +11,7 @@ from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.media import Media
 from vcapdev.guestmm.mediabuffer import MediaBuffer
 from vcapdev.guestmm.pages import PageFacts, head_pfns
+from vcapdev.guestmm.recall import Recall
 
 Ints = NDArray[np.int64]
 
@@ -27,6 +28,7 @@ class Claims:
         self._kernel, self._media = kernel, media
         self._counts = np.zeros(kernel.vmemmap.pages, dtype=np.int64)
         self._lists: dict[tuple[int, int], Ints] = {}  # what is counted, by who holds it
+        self._simple: Recall[Ints | None] = Recall()
 
     def learnt(self, buffer: MediaBuffer) -> None:
         """A buffer was looked at: that is what it holds now."""
@@ -62,11 +64,19 @@ class Claims:
             self._add(pfns, 1)
 
     def _add(self, pfns: Ints, times: int) -> None:
-        inside = pfns[(pfns >= 0) & (pfns < len(self._counts))]
-        if len(distinct(inside)) == len(inside):
+        inside = self._simple(lambda: self._once_each(pfns), pfns)
+        if inside is not None:
             self._counts[inside] += times
         else:  # a page that is mapped twice in one buffer: a tenth as quick
-            np.add.at(self._counts, inside, times)
+            np.add.at(self._counts, self._inside(pfns), times)
+
+    def _once_each(self, pfns: Ints) -> Ints | None:
+        """The pages that there are; None where one is listed twice."""
+        inside = self._inside(pfns)
+        return inside if len(distinct(inside)) == len(inside) else None
+
+    def _inside(self, pfns: Ints) -> Ints:
+        return pfns[(pfns >= 0) & (pfns < len(self._counts))]
 
     def _of_compounds(self, facts: PageFacts) -> Ints:
         """A pin on a tail is its head's."""

@@ -35,6 +35,7 @@ from vcapdev.guestmm.media import Media, shared_pages
 from vcapdev.guestmm.mediabuffer import MediaBuffer
 from vcapdev.guestmm.memory import PAGE_SHIFT
 from vcapdev.guestmm.pages import PageFacts, PageSet
+from vcapdev.guestmm.recall import Recall
 from vcapdev.guestmm.rmap import ReverseMap
 from vcapdev.guestmm.structs import StructError
 
@@ -65,6 +66,7 @@ class Contract:
         self._writing: dict[int, Watch] = {}  # by queue: what watches the buffer that is being written to
         self._turns: Counter[tuple[int, int]] = Counter()
         self._latest: Watch | None = None
+        self._shared: Recall[int] = Recall()  # by a buffer's pages and a program's
         self._asked = -_SEARCH_EVERY  # the field at which the holders of pins were last looked for anew
         self.learnt = self.unknown = 0
         self._notices: list[str] = []
@@ -228,8 +230,13 @@ class Contract:
     def _behind(self, record: Record) -> MediaBuffer | None:
         """The buffer that holds at least half of a program's pages; of several one that is the device's."""
         found = self._media.behind(record.pfns, record.ends)
-        found = [b for b in found if 2 * shared_pages(b, record.pfns) >= len(record.pfns)]
+        found = [b for b in found if 2 * self._in_common(b, record.pfns) >= len(record.pfns)]
         return next((buffer for buffer in found if buffer.owned), found[0] if found else None)
+
+    def _in_common(self, buffer: MediaBuffer, pfns: Ints) -> int:
+        if buffer.bounced:
+            return shared_pages(buffer, pfns)
+        return self._shared(lambda: shared_pages(buffer, pfns), buffer.pfns, pfns)
 
     def _follow(self) -> Mappings | None:
         """What follows buffers into their owners' memory; None where the kernel's types do not tell how."""

@@ -67,27 +67,46 @@ def _spread(first: Pfns, last: Pfns) -> Pfns:
     return spread
 
 
+class Reach:
+    """All that a program can write to: pieces of memory, and the pages that they lie in, ascending.
+
+    :param ranges: shape ``(n, 2)``, address and length of each piece.
+    :ivar crosses: whether any piece runs from one page into the next.
+    :ivar ends: first and last page that is written, in the program's own order.
+    """
+
+    def __init__(self, ranges: NDArray[np.uint64]) -> None:
+        self.ranges = ranges
+        first, last = _ends_of(ranges[:, 0], ranges[:, 1])
+        self.crosses = bool((last > first).any())
+        self.pfns = _pages_of(first, last)
+        self.nothing = np.zeros(len(self.pfns), dtype=np.uint64)  # what is known of them before a look
+        self.none = np.zeros(len(self.pfns), dtype=bool)
+        self.ends = -1, -1
+        if len(ranges):
+            end = int(ranges[-1, 0]) + max(int(ranges[-1, 1]), 1)
+            self.ends = int(ranges[0, 0]) >> PAGE_SHIFT, (end - 1) >> PAGE_SHIFT
+
+
 class Record:
     """A program and what it was promised. ``version`` grows whenever that is learnt anew.
 
-    ``pages`` are its pages ready for looks, while it is learned; ``crosses`` tells whether any piece runs
-    from one page into the next.
+    ``pages`` are its pages ready for looks, while it is learned; the rest is its :class:`Reach`.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, reach: Reach | None = None) -> None:
         self.id = program.id
         self.address = program.address
-        self.ranges = np.asarray(program.ranges, np.uint64).reshape(-1, 2)
-        first, last = _ends_of(self.ranges[:, 0], self.ranges[:, 1])
-        self.crosses = bool((last > first).any())
-        self.pfns = _pages_of(first, last)
+        if reach is None:
+            reach = Reach(np.asarray(program.ranges, np.uint64).reshape(-1, 2))
+        self.ranges, self.crosses, self.ends = reach.ranges, reach.crosses, reach.ends
+        self.pfns = reach.pfns
         self.version = 0
         self.learned = False
         self.kind = ""
         self.pages: PageSet | None = None
-        self.mapping = np.zeros(len(self.pfns), dtype=np.uint64)
-        self.index = self.mapping
-        self.known = np.zeros(len(self.pfns), dtype=bool)
+        self.mapping = self.index = reach.nothing
+        self.known = reach.none
         self._first: tuple[PageFacts, Setting] | None = None
 
     def learn(self, pages: PageSet, setting: Setting) -> PageFacts:
@@ -100,9 +119,9 @@ class Record:
         """
         facts = pages.sight()
         self.pages, self.pfns, self._first = pages, pages.pfns, (facts, setting)
-        self.kind = self.kind or classify(facts, setting)
+        self.kind = self.kind or facts.once("kind", lambda: classify(facts, setting))
         self.mapping, self.index = facts.mapping, facts.index
-        self.known = facts.pinned & facts.present & ~facts.torn
+        self.known = facts.held
         self.learned = True
         self.version += 1
         return facts
@@ -151,15 +170,6 @@ class Record:
         if len(address) != len(self.ranges):
             return False
         return bool((self.ranges[:, 0] == address).all() and (self.ranges[:, 1] == length).all())
-
-    @property
-    def ends(self) -> tuple[int, int]:
-        """First and last page that the program writes, in its own order."""
-        if not len(self.ranges):
-            return -1, -1
-        first = int(self.ranges[0, 0]) >> PAGE_SHIFT
-        last = (int(self.ranges[-1, 0]) + max(int(self.ranges[-1, 1]), 1) - 1) >> PAGE_SHIFT
-        return first, last
 
     def place(self, address: int) -> tuple[int, int, int]:
         """``(page, pages, offset)`` of a bus address, counted in the order in which the program writes.

@@ -32,6 +32,7 @@ from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE, GuestReadError
 from vcapdev.guestmm.openfiles import OpenFiles
 from vcapdev.guestmm.pages import PageFacts, PageSet
 from vcapdev.guestmm.pagetable import PRESENT, WRITABLE
+from vcapdev.guestmm.recall import keep
 from vcapdev.guestmm.rmap import AddressSpace, ReverseMap, areas_of
 
 _FINE, _COPIED, _REMAPPED, _REPLACED, _DISCARDED, _UNMAPPED, _MOVED, _GONE, _UNKNOWN = range(9)
@@ -39,6 +40,7 @@ NAMES = ("", "copied-away", "remapped", "replaced", "discarded", "unmapped", "mo
 _LOST = (_REMAPPED, _REPLACED, _DISCARDED, _UNMAPPED)
 _MAX_MAPPINGS = 8  # anon_vmas and files that are asked for one buffer
 _MAX_NOTICES = 16
+_MAX_RESTING = 64
 _MAX_COMPARED = 512  # pages whose content is compared at a time
 _SAME_WORDS = 32  # of 512 that are equal, and differ from the word before: then one is a copy of the other
 
@@ -54,6 +56,7 @@ class UserPages:
 
     def __init__(self, kernel: Kernel, reverse: ReverseMap, space: AddressSpace, buffer: MediaBuffer) -> None:
         self.space, self.expected = space, buffer.pfns
+        self.place = buffer.userptr, id(buffer.pfns)
         self._kernel, self._reverse = kernel, reverse
         first = buffer.userptr & ~(PAGE_SIZE - 1)
         self.leaves = Leaves.of_range(kernel, space.top, first, len(buffer.pfns))
@@ -93,6 +96,16 @@ class UserPages:
         away = self._away()
         self.states[away] = _UNKNOWN
         self._see_faulting()
+
+    def begins_again(self) -> bool:
+        """Follow the same pages anew, where all of them are, and were, in place and nothing has been found.
+
+        False where that is not so: then it takes another to :meth:`begin`.
+        """
+        if self.states.any() or self._faulting.any() or self._absent.any() or not self.settled():
+            return False
+        self.written, self.former = False, None
+        return True
 
     def quiet(self) -> bool:
         """Whether nothing has changed in the page tables since the last :meth:`changes`."""
@@ -259,6 +272,7 @@ class Mappings:
     def __init__(self, kernel: Kernel, reverse: ReverseMap, files: OpenFiles, oddities: Oddities) -> None:
         self._kernel, self._reverse, self._files = kernel, reverse, files
         self._known: dict[tuple[int, int], UserPages] = {}
+        self._resting: dict[tuple[int, int], UserPages] = {}  # by user address and the list of pages
         self._mm = 0  # address of the mm_struct in which the last buffer was found
         self._turns: dict[tuple[int, int], int] = {}  # at which pages were found lost; -1: told
         self._oddities = oddities
@@ -273,10 +287,14 @@ class Mappings:
         known = self._known.get(buffer.key)
         if known is not None and known.is_of(buffer):
             return known
-        self._known.pop(buffer.key, None)
-        found = self._where_the_last_was(buffer) or self._find(buffer)
+        found = self._again(buffer)
+        if found is None:
+            found = self._where_the_last_was(buffer) or self._find(buffer)
+            if found is not None:
+                found.begin()
+        if self._known.pop(buffer.key, None) is not None and known is not None:
+            keep(self._resting, known.place, known, _MAX_RESTING)
         if found is not None:
-            found.begin()
             if known is not None and np.array_equal(known.expected, buffer.pfns):
                 known.former, found.former = None, known
             if len(self._known) >= 1024:
@@ -284,6 +302,17 @@ class Mappings:
             self._known[buffer.key] = found
             self._mm = found.space.mm
         return found
+
+    def _again(self, buffer: MediaBuffer) -> UserPages | None:
+        """The pages of a buffer that was here before, if they are where they were all the time."""
+        found = self._resting.pop((buffer.userptr, id(buffer.pfns)), None)
+        if found is None or found.expected is not buffer.pfns or found.space.mm != self._mm:
+            return None
+        try:
+            same = self._reverse.space(self._mm) == found.space
+        except GuestReadError:
+            return None
+        return found if same and found.begins_again() else None
 
     def _where_the_last_was(self, buffer: MediaBuffer) -> UserPages | None:
         """A program's buffers lie in one address space: to find all of its pages there will do."""

@@ -106,19 +106,24 @@ class PinLedger:
         if len(self._open) >= _MAX_OPEN:
             self._done.append(self._open.pop(next(iter(self._open))))
         self.opened += 1
-        pins = pins_of(facts, rows)
-        most = int(facts.pins[rows].max())
+        pins, most = self._counted(facts, rows)
         first = int(facts.pfn[rows[0]])
         account = Account(self.opened, program, first, len(rows), pins, most, self.when())
         self.taken += pins
         self._open[account.number] = account
         self._number[facts.pfn[rows]] = account.number
 
+    def _counted(self, facts: PageFacts, rows: NDArray[np.intp]) -> tuple[int, int]:
+        """The pins on these pages, and the most on one."""
+        if len(rows) < len(facts.pfn):
+            return pins_of(facts, rows), int(facts.pins[rows].max())
+        return facts.once("counted", lambda: (pins_of(facts, rows), int(facts.pins.max())))
+
     def again(self, facts: PageFacts) -> None:
         """Pages that are watched already were seen with another program; they may have more pins now."""
         account = self._of(int(facts.pfn[0])) if len(facts.pfn) else None
         if account is not None:
-            account.most = max(account.most, int(facts.pins.max()))
+            account.most = max(account.most, facts.once("most pins", lambda: int(facts.pins.max())))
 
     def name(self, pfn: int, buffer: str) -> None:
         """The media framework's name for the buffer that has this page."""
@@ -134,7 +139,10 @@ class PinLedger:
     def released(self, pfns: Pfns, dirty: Bools, late: Bools) -> None:
         """These pages were seen released."""
         numbers, now = self._number[pfns], self.when()
-        for number in np.unique(numbers).tolist():
+        if not len(numbers):
+            return
+        first = int(numbers[0])
+        for number in [first] if (numbers == first).all() else np.unique(numbers).tolist():
             account, rows = self._open.get(number), numbers == number
             if account is None:
                 continue

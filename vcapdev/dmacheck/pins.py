@@ -60,7 +60,9 @@ class Chunk:
         self.pages, self.sample = pages, sample
         self.clean, self.mapping, self.index = clean, mapping, index
         self._seen = seen
-        self.of_files = bool(((mapping != 0) & ((mapping & np.uint64(1)) == 0)).any())
+        self.of_files = (
+            _any_of_files(mapping) if seen is None else seen.once("files", lambda: _any_of_files(mapping))
+        )
 
     @classmethod
     def joined(cls, kernel: Kernel, chunks: list[Chunk]) -> Chunk:
@@ -84,10 +86,10 @@ class Chunk:
         facts = self.pages.sight()
         if facts is self._seen:
             return None
-        gone = ~facts.pinned & ~facts.torn
-        if gone.any():
+        gone = facts.once("gone", lambda: _or_none(~facts.pinned & ~facts.torn))
+        if gone is not None:
             return facts, gone
-        self._seen, self.clean = facts, ~facts.has(dirty_bit)
+        self._seen, self.clean = facts, clean_of(facts, dirty_bit)
         return None
 
     def kept(self, kernel: Kernel, facts: PageFacts, keep: Bools, dirty_bit: int) -> Chunk:
@@ -147,8 +149,10 @@ class PinTable:
         self.added = self.added[:0]
         if pages is not None and facts.pfn is pages.pfns and any(c.pages is pages for c in self._chunks):
             return 0, 0  # the program of the other field has brought all of them
-        rows = np.flatnonzero(facts.pinned & facts.present & ~facts.torn)
-        rows = rows[~self._watched[facts.pfn[rows]]]
+        rows = facts.once("rows held", lambda: np.flatnonzero(facts.held))
+        watched = self._watched[facts.pfn[rows]]
+        if watched.any():
+            rows = rows[~watched]
         if not len(rows) or self._count + len(rows) > MAX_WATCHED:
             self.refused += len(rows)
             return 0, 0
@@ -170,7 +174,7 @@ class PinTable:
             chosen = facts.take(rows)
             pages, seen = PageSet(self._kernel, chosen.pfn), None
         sample = chosen.pfn[(chosen.pfn == ends[0]) | (chosen.pfn == ends[1])]
-        clean = ~chosen.has(self._dirty_bit)
+        clean = clean_of(chosen, self._dirty_bit)
         return Chunk(pages, clean, chosen.mapping, chosen.index, sample, seen)
 
     def _take(self, chunks: list[Chunk]) -> None:
@@ -233,6 +237,9 @@ class PinTable:
     def _release(self, chunk: Chunk, facts: PageFacts, gone: Bools) -> Release:
         """Watch these pages of a chunk no more."""
         same = (facts.mapping == chunk.mapping) & (facts.index == chunk.index)
+        if gone.all():
+            self._watched[facts.pfn] = False
+            return Release(facts, chunk.clean, same, self._written[facts.pfn])
         rows = np.flatnonzero(gone)
         pfns = facts.pfn[rows]
         self._watched[pfns] = False
@@ -252,3 +259,16 @@ class PinTable:
             self._take([Chunk.joined(self._kernel, self._chunks)])
         self._chunks[0].pages.read()
         return self._chunks[0].pages.facts()
+
+
+def clean_of(facts: PageFacts, dirty_bit: int) -> Bools:
+    """Which pages are clean."""
+    return facts.once("clean", lambda: ~facts.has(dirty_bit))
+
+
+def _any_of_files(mapping: NDArray[np.uint64]) -> bool:
+    return bool(((mapping != 0) & ((mapping & np.uint64(1)) == 0)).any())
+
+
+def _or_none(pages: Bools) -> Bools | None:
+    return pages if pages.any() else None

@@ -88,9 +88,11 @@ class Releases:
             self._court.pin_verdict(rule, self._kernel, facts, rows, books())
 
     def _judge(self, release: Release) -> None:
-        dirty = release.facts.has(self._kernel.flags.bit("dirty"))
-        below = self._below(release)
-        gone, doubtful = self._gone(release) | below, self._doubtful(release)
+        facts = release.facts
+        dirty = facts.once("dirty", lambda: facts.has(self._kernel.flags.bit("dirty")))
+        below = facts.once("below", lambda: self._below(facts))
+        gone = facts.once("lost", lambda: _lost(facts) | below) | ~release.same
+        doubtful = facts.once("doubtful", lambda: self._doubtful(facts)) | self._cleaned_file_pages(facts)
         judged = release.written & ~gone & ~doubtful
         figures = self._figures
         figures["released"] += len(dirty)
@@ -107,19 +109,13 @@ class Releases:
         if below.any():
             self._docket.append((BAD_COUNT, release.facts, np.flatnonzero(below)))
 
-    def _below(self, release: Release) -> Bools:
+    def _below(self, facts: PageFacts) -> Bools:
         """Pages that more was given back of than had been taken (V12)."""
-        facts, slab = release.facts, self._kernel.flags.bit("slab")
+        slab = self._kernel.flags.bit("slab")
         below: Bools = (facts.refcount < 0) | (facts.pins < 0)
         return below & facts.present & ~facts.typed & ~facts.has(slab)
 
-    def _gone(self, release: Release) -> Bools:
-        """Pages that have lost everything since their release: they were freed, or are somebody else's."""
-        facts = release.facts
-        freed: Bools = (facts.refcount == 0) | facts.typed | ~facts.present
-        return freed | ~release.same
-
-    def _doubtful(self, release: Release) -> Bools:
+    def _doubtful(self, facts: PageFacts) -> Bools:
         """Pages that may have been dirtied at their release although they are clean now, or the reverse.
 
         Reclaim clears PG_dirty when it begins to write a page out, which only a page in the swap cache (or of
@@ -127,22 +123,24 @@ class Releases:
         A page that is on no LRU list may be a new one: memory that was given back and came again at the same
         address, as it does from a program's heap (folio_add_lru() puts that off, mm/swap.c).
         """
-        facts, bit = release.facts, self._kernel.flags.bit
+        bit = self._kernel.flags.bit
         swapcache = facts.has(bit("swapcache")) & facts.has(bit("swapbacked"))
         busy = swapcache | facts.has(bit("writeback"))
         lazily_freed = facts.anon & ~facts.has(bit("swapbacked"))  # MADV_FREE takes the dirtiness away
         perhaps_new = facts.anon & ~facts.large & ~facts.has(bit("lru"))
-        doubtful: Bools = busy | lazily_freed | perhaps_new | self._cleaned_file_pages(release)
+        doubtful: Bools = busy | lazily_freed | perhaps_new
         return doubtful
 
-    def _cleaned_file_pages(self, release: Release) -> Bools:
+    def _cleaned_file_pages(self, facts: PageFacts) -> Bools:
         """File pages that are clean may have been dirtied at their release, and written back already.
 
         That is ruled out where the kernel has finished writing back not one page since before the last look
         at them while pinned, and is not about to begin.
         """
-        facts, bit = release.facts, self._kernel.flags.bit
-        of_file: Bools = ~facts.anon & (facts.mapping != 0) & ~facts.has(bit("swapbacked"))
+        bit = self._kernel.flags.bit
+        of_file: Bools = facts.once(
+            "cached", lambda: ~facts.anon & (facts.mapping != 0) & ~facts.has(bit("swapbacked"))
+        )
         if not of_file.any():
             return of_file
         moving = facts.has(bit("dirty") | bit("writeback") | bit("locked")) & of_file
@@ -219,3 +217,9 @@ class Releases:
             "conclusive": figures["judged_clean_before"] > 0,
             "ledger": self.ledger.status(),
         }
+
+
+def _lost(facts: PageFacts) -> Bools:
+    """Pages that have lost everything since their release: they were freed."""
+    lost: Bools = (facts.refcount == 0) | facts.typed | ~facts.present
+    return lost

@@ -15,6 +15,7 @@ from vcapdev.guestmm.mediabuffer import MediaBuffer
 from vcapdev.guestmm.memory import PAGE_SHIFT
 from vcapdev.guestmm.pages import PageFacts, among
 from vcapdev.guestmm.peeks import Spots
+from vcapdev.guestmm.recall import Recall
 from vcapdev.guestmm.words import Reader, Words
 
 Ints = NDArray[np.int64]
@@ -24,7 +25,7 @@ class Watch:
     """A program, the buffer behind it, and what of it was last found in order."""
 
     def __init__(self, kernel: Kernel, record: Record, buffer: MediaBuffer) -> None:
-        self.record, self.buffer = record, buffer
+        self.record, self.buffer, self._kernel = record, buffer, kernel
         reader = Reader.of(kernel)
         self._identity = len(buffer.watch)
         self._words = Words(kernel, reader.physicals((*buffer.watch, buffer.state_at & ~7)))
@@ -33,7 +34,6 @@ class Watch:
         self.good = first.tobytes() if buffer.owned else b""
         self.bad = False  # whether the look before the bytes moved found the buffer given back
         self.outside: bool | None = None  # whether the program writes beyond the buffer; None: not known yet
-        self._inside: Ints | None = None  # pages of the program that were found to be the buffer's
         self.claims: tuple[PageFacts, Ints] | None = None  # what pins were last compared with
         self.short = False  # whether there were fewer of them
         self.user: UserPages | None = None  # the same pages in their owner's memory
@@ -43,8 +43,6 @@ class Watch:
         """The same buffer for another program with the same pages."""
         other = copy(self)
         other.record, other.outside, other.bad = record, None, False
-        if self._inside is self.record.pfns:
-            other._inside = record.pfns
         return other
 
     def all_inside(self) -> bool:
@@ -52,9 +50,8 @@ class Watch:
         buffer = self.buffer
         if buffer.extents is not None or buffer.offset or buffer.length != len(buffer.pfns) << PAGE_SHIFT:
             return False
-        if self._inside is not self.record.pfns and among(self.record.pfns, np.sort(buffer.pfns)).all():
-            self._inside = self.record.pfns
-        return self._inside is self.record.pfns
+        pfns = self.record.pfns
+        return _within(self._kernel)(lambda: bool(among(pfns, np.sort(buffer.pfns)).all()), pfns, buffer.pfns)
 
     @property
     def spots(self) -> list[tuple[Spots | None, bytes]]:
@@ -69,3 +66,11 @@ class Watch:
     def moved(self) -> bool:
         """Whether anything but the state has changed."""
         return self._words.read()[: self._identity].tobytes() != self._same
+
+
+def _within(kernel: Kernel) -> Recall[bool]:
+    """Which programs write to pages of their buffers only: by the pages of both."""
+    found = kernel.cache.get("within")
+    if not isinstance(found, Recall):
+        found = kernel.cache["within"] = Recall()
+    return found

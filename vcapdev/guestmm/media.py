@@ -24,6 +24,7 @@ from vcapdev.guestmm.mediabuffer import MediaBuffer
 from vcapdev.guestmm.memory import PAGE_SHIFT, GuestReadError
 from vcapdev.guestmm.openfiles import OpenFile, OpenFiles
 from vcapdev.guestmm.pages import Pfns, among
+from vcapdev.guestmm.recall import Recall
 from vcapdev.guestmm.rings import Rings
 from vcapdev.guestmm.scatter import ScatterLists
 from vcapdev.guestmm.structs import StructError
@@ -71,6 +72,7 @@ class Media:
         self._lists: ScatterLists | None = None
         self._frameworks: dict[str, Framework] = {}
         self._files: OpenFiles | None = None
+        self._same: Recall[bool] = Recall()  # pages of a buffer, and a program's
         self._latest: tuple[int, int] | None = None  # queue and number of the buffer that was found last
 
     @classmethod
@@ -139,10 +141,17 @@ class Media:
         queue, last = self._latest
         for index in (last + 1, 0):
             for buffer in self._read(queue, methodcaller("numbered", queue, index)):
-                if _is_just(buffer, pfns, ends):
+                if self._is_just(buffer, pfns, ends):
                     self._latest = queue, index
                     return buffer
         return None
+
+    def _is_just(self, buffer: MediaBuffer, pfns: Pfns, ends: tuple[int, int]) -> bool:
+        """Whether a buffer is the device's, and has these pages and no others."""
+        own = buffer.pfns
+        if not buffer.owned or buffer.bounced or len(own) != len(pfns) or own[0] != ends[0]:
+            return False
+        return self._same(lambda: bool((np.sort(own) == pfns).all()), own, pfns)
 
     @property
     def _bounces(self) -> bool:
@@ -229,14 +238,6 @@ class Media:
             first = 0
         changed, self._modules = first != self._modules, first
         return changed
-
-
-def _is_just(buffer: MediaBuffer, pfns: Pfns, ends: tuple[int, int]) -> bool:
-    """Whether a buffer is the device's, and has these pages and no others."""
-    own = buffer.pfns
-    if not buffer.owned or buffer.bounced or len(own) != len(pfns) or own[0] != ends[0]:
-        return False
-    return bool((np.sort(own) == pfns).all())
 
 
 def _nearest(buffers: list[MediaBuffer], pfns: Pfns, ends: tuple[int, int]) -> list[MediaBuffer]:

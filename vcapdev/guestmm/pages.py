@@ -68,6 +68,11 @@ class PageFacts:
         return found
 
     @property
+    def held(self) -> Bools:
+        """Pinned, as far as that can be told."""
+        return self.once("held", lambda: self.pinned & self.present & ~self.torn)
+
+    @property
     def typed(self) -> Bools:
         """The page carries a page type: free, page table, offline, (since 6.10) slab ..."""
         found: Bools = np.less(self.mapcount, -1)

@@ -74,7 +74,7 @@ class Allocators:
         pages = self._reader.u64(private + at["pages"])
         if not pages or not count:
             return None
-        pfns = self._reader.pfns(self._reader.words(pages, count))
+        pfns = self._reader.frames(self._reader.read(pages, 8 * count))
         return PlaneMemory(pfns, self._mapped(table), watch, entries=self._entries(table))
 
     def _dma_contig(self, private: int, memory: str) -> PlaneMemory | None:
@@ -108,7 +108,7 @@ class Allocators:
         flags = self._reader.read(vector + at["got_ref"], 2)
         if not flags[0] or flags[1] or not count:
             return None
-        return self._reader.pfns(self._reader.words(vector + at["ptrs"], count))
+        return self._reader.frames(self._reader.read(vector + at["ptrs"], 8 * count))
 
     def _mapped(self, table: int) -> bool:
         """Whether a ``struct sg_table`` has a list: it loses it before the pins are given back."""

@@ -129,16 +129,13 @@ class Videobuf:
         known = self._known.get(address)
         if known is not None and known.pages == pages and known.head == head and known.dma == dma:
             return known.buffer
-        pfns = known.buffer.pfns if known is not None and known.pages == pages else self._pfns(pages)
+        pfns = self._reader.frames(pages)
         number = -1 if index == VIDEO_MAX_FRAME else index
         buffer = self._make(queue, slot, number, address, memory + _DMA_AT, head, dma[_DMA_AT:], pfns)
         if len(self._known) > 1024:
             self._known.clear()
         self._known[address] = _Known(head, dma, pages, buffer)
         return buffer
-
-    def _pfns(self, pages: bytes) -> NDArray[np.int64]:
-        return self._reader.pfns(np.frombuffer(pages, dtype="<u8"))
 
     def _pages(self, dma: bytes) -> bytes:
         """The pointers to its pages, as far as they are pages of RAM."""

@@ -17,11 +17,13 @@ from vcapdev.dma import MemorySegment
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import GuestReadError
 from vcapdev.guestmm.peeks import Spots
+from vcapdev.guestmm.recall import keep
 from vcapdev.guestmm.vmemmap import MAX_PAGES
 
 _DIRECT_SIZE = 1 << 46  # bytes; the direct map of 4-level page tables
 _PAGE_OFFSET = 0xFFFF888000000000  # where the kernel has no variable for it (no CONFIG_DYNAMIC_MEMORY_LAYOUT)
 _MASK = (1 << 64) - 1
+_MAX_LISTS = 64  # lists of pages that are known again
 
 
 class Reader:
@@ -31,6 +33,7 @@ class Reader:
         self._kernel = kernel
         self._memory, self._table = kernel.memory, kernel.table
         self._base = kernel.symbol_u64("page_offset_base") or _PAGE_OFFSET
+        self._frames: dict[bytes, NDArray[np.int64]] = {}
 
     @classmethod
     def of(cls, kernel: Kernel) -> Reader:
@@ -84,6 +87,14 @@ class Reader:
         """Text of at most ``size`` bytes, fit to be printed."""
         raw = self.read(virtual, size).split(b"\0")[0].decode("ascii", "replace")
         return "".join(c if c.isprintable() else "?" for c in raw)
+
+    def frames(self, pages: bytes) -> NDArray[np.int64]:
+        """:meth:`pfns` of a list: for the same pointers the very array of a former time; it is not written to."""
+        found = self._frames.get(pages)
+        if found is None:
+            found = self.pfns(np.frombuffer(pages, dtype="<u8"))
+            keep(self._frames, pages, found, _MAX_LISTS)
+        return found
 
     def pfns(self, pages: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Page frame numbers of struct page pointers; -1 for what is none."""
