@@ -20,6 +20,8 @@ from vcapdev.bt878.risc import COUNT, DATA_OPS, DWORDS, Op, counts
 MAX_TEXT_BYTES = 64 * 1024
 MAX_CACHED_TEXTS = 128
 MAX_CACHED_PIECES = 1 << 16
+MAX_FORMER_TEXTS = 64  # that may come again: one for each field of the buffers that a program rotates over
+MAX_FORMER_PIECES = 1 << 16
 MAX_SHAPES = 8
 _WINDOW = 512  # WRITEs looked at together while scanning
 _OPENING = 6  # words of a text that tell most others at a glance
@@ -227,11 +229,16 @@ def destinations(words: list[int], after: int) -> tuple[int, int, int]:
 class TextCache:
     """The texts that were decoded last, by address, and the last shapes.
 
+    A text that was dropped comes back as it was, with all that was derived from it, when the same bytes are
+    found at its address again.
+
     :param forgotten: called with every text that is dropped.
     """
 
     def __init__(self, forgotten: Callable[[Text], None]) -> None:
         self._texts: OrderedDict[int, Text] = OrderedDict()
+        self._former: OrderedDict[tuple[int, bytes], Text] = OrderedDict()
+        self._former_pieces = 0
         self._shapes: list[Shape] = []  # the latest first
         self._pieces = 0
         self._forgotten = forgotten
@@ -274,9 +281,14 @@ class TextCache:
     ) -> Text:
         if address in self._texts:
             self.drop(self._texts[address])
-        self._number += 1
-        text = self._texts[address] = Text(self._number, address, code, shape, written, targets)
-        self._pieces += shape.pieces
+        text = self._former.pop((address, code), None)
+        if text is not None:
+            self._former_pieces -= text.shape.pieces
+        else:
+            self._number += 1
+            text = Text(self._number, address, code, shape, written, targets)
+        self._texts[address] = text
+        self._pieces += text.shape.pieces
         while len(self._texts) > 1 and (
             len(self._texts) > MAX_CACHED_TEXTS or self._pieces > MAX_CACHED_PIECES
         ):
@@ -289,9 +301,18 @@ class TextCache:
             del self._texts[text.address]
             self._pieces -= text.shape.pieces
             self._forgotten(text)
+            self._remember(text)
+
+    def _remember(self, text: Text) -> None:
+        self._former[text.address, text.code] = text
+        self._former_pieces += text.shape.pieces
+        while len(self._former) > MAX_FORMER_TEXTS or self._former_pieces > MAX_FORMER_PIECES:
+            self._former_pieces -= self._former.popitem(last=False)[1].shape.pieces
 
     def clear(self) -> None:
         """Forget all."""
         for text in list(self._texts.values()):
             self.drop(text)
+        self._former.clear()
+        self._former_pieces = 0
         self._shapes.clear()

@@ -253,6 +253,8 @@ class Checker:
             self._guard(lambda: self._examiner.hold_to_contract(batch, pages))
         watch = contract.watch(pages.record.id) if contract is not None else None
         if quiet:
+            if contract is not None:
+                contract.wrote(pages.record.id)
             pages.rest(watch, watch.spots if watch is not None else [])
 
     def device_read(self, addr: int, length: int, origin: int) -> None:

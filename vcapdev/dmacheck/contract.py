@@ -68,6 +68,7 @@ class Contract:
         self._latest: Watch | None = None
         self._shared: Recall[int] = Recall()  # by a buffer's pages and a program's
         self._asked = -_SEARCH_EVERY  # the field at which the holders of pins were last looked for anew
+        self._trusted = 0  # how many more buffers' pins may be compared with what was learnt then
         self.learnt = self.unknown = 0
         self._notices: list[str] = []
         self._hazards: list[dict[str, Any]] = []
@@ -93,7 +94,7 @@ class Contract:
         """The same, in the form of the report's hazards."""
         return [*self._hazards, *(self._mappings.hazards() if self._mappings is not None else ())]
 
-    def learn(self, record: Record) -> None:
+    def learn(self, record: Record, facts: PageFacts) -> None:
         """A program was learnt: find the buffer behind it."""
         self._watches.pop(record.id, None)
         if not len(record.pfns):
@@ -110,6 +111,25 @@ class Contract:
         self.learnt += 1
         self._oddities.add("bounced", len(record.pfns) if watch.buffer.bounced else 0)
         self._watches[record.id] = self._latest = watch
+        self._settle(watch, facts)
+
+    def _settle(self, watch: Watch, facts: PageFacts) -> None:
+        """Find out at once, where it is easy, what else would have to be found when the program writes."""
+        buffer = watch.buffer
+        if buffer.owned:
+            self._given_back.pop(buffer.key, None)
+        if watch.outside is None and watch.all_inside():
+            watch.outside = False
+        if (
+            watch.claims is None
+            and self._trusted > 0
+            and buffer.pinned
+            and not (buffer.bounced or self._short)
+        ):
+            claims = self._claims.of(facts, anew=False)
+            if not len(_short(facts, claims)):
+                watch.claims = facts, claims
+                self._trusted -= 1
 
     def _twin(self, record: Record) -> Watch | None:
         """A driver makes the programs of a frame's two fields at once: the second is for the same buffer."""
@@ -149,6 +169,12 @@ class Contract:
         if watch.user is not None and not watch.user.settled():
             return False
         return watch.outside is False and not watch.bad and not watch.astray and watch.quiet()
+
+    def wrote(self, program: int) -> None:
+        """A program has written, and all was quiet."""
+        watch = self._watches.get(program)
+        if watch is not None and watch.user is not None:
+            watch.user.written = True
 
     def watch(self, program: int) -> Watch | None:
         """What watches over the buffer of a program."""
@@ -328,7 +354,8 @@ class Contract:
         claims = self._claims.of(facts, anew=anew)
         if not anew and len(_short(facts, claims)):
             anew, claims = True, self._claims.of(facts, anew=True)
-        self._asked = field if anew else self._asked
+        if anew:
+            self._asked, self._trusted = field, _SEARCH_EVERY // 2
         return claims
 
     def _still_short(self, facts: PageFacts, rows: NDArray[np.intp], field: int) -> NDArray[np.intp]:

@@ -19,7 +19,6 @@ from vcapdev.dmacheck.ground import Ground
 from vcapdev.dmacheck.ledger import Record, pages_of, too_many
 from vcapdev.dmacheck.look import BatchPages, Look, weigh
 from vcapdev.dmacheck.rules import DMA_OFF, PAGE_RULES, RECYCLED, USER, Codes
-from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.pages import PageSet
 
 LONG = 1500  # polls or fields, 20 ms each: what is pinned so long after DMA has ended is not on its way
@@ -66,18 +65,17 @@ class Examiner:
         pages: BatchPages | None = batch.cache.get(self._key)
         if pages is not None and pages.epoch is ground.epoch and pages.record is record:
             return
-        chosen = self._pages_written(batch, record, ground.kernel)
-        ground.seen[chosen.pfns[: np.searchsorted(chosen.pfns, len(ground.seen))]] = True
+        whole = record.pages is not None and record.writes_just(batch.addr, batch.length)
+        if record.pages is not None and whole:  # these were looked at already, to learn the program
+            chosen, partial = record.pages, record.reach.partial
+        else:
+            chosen = PageSet(ground.kernel, pages_of(batch.addr, batch.length.astype(np.uint64)))
+            partial = too_many(batch.addr, batch.length.astype(np.uint64))
+        ground.count(chosen)
         size = int(batch.length.sum(dtype=np.int64))
         pages = BatchPages(ground.epoch, ground.kernel, setting, record, chosen, size)
-        pages.partial = too_many(batch.addr, batch.length.astype(np.uint64))
+        pages.partial = partial
         batch.cache[self._key] = pages
-
-    def _pages_written(self, batch: Batch, record: Record, kernel: Kernel) -> PageSet:
-        """A batch's pages; where it is all that its program writes, they were looked at to learn that."""
-        if record.pages is not None and record.writes_just(batch.addr, batch.length):
-            return record.pages
-        return PageSet(kernel, pages_of(batch.addr, batch.length.astype(np.uint64)))
 
     def learn(self, record: Record) -> None:
         """Look at the pages of a program for the first time."""
@@ -89,7 +87,7 @@ class Examiner:
             ground.pins.admit(facts, record)
         contract = ground.contract
         if contract is not None:
-            ground.guard(lambda: contract.learn(record))
+            ground.guard(lambda: contract.learn(record, facts))
             buffer = contract.buffer_of(record.id)
             if buffer is not None:
                 ground.pins.ledger.name(record.ends[0], buffer.name)

@@ -25,6 +25,7 @@ from vcapdev.dmacheck.recent import RecentFields, RecentSets
 from vcapdev.dmacheck.releases import Releases
 from vcapdev.dmacheck.suspects import Suspects
 from vcapdev.guestmm.kernel import Kernel
+from vcapdev.guestmm.pages import PageSet
 
 if TYPE_CHECKING:
     from vcapdev.dmacheck.court import Court
@@ -71,6 +72,12 @@ class Ground:
     def attached(self) -> bool:
         """Whether the guest's kernel is known at this moment, beyond doubt."""
         return self.kernel is not None and not self._doubt
+
+    def count(self, pages: PageSet) -> None:
+        """Note that these pages are written to."""
+        if pages.counted is not self.seen:
+            pages.counted = self.seen
+            self.seen[pages.pfns[: np.searchsorted(pages.pfns, len(self.seen))]] = True
 
     def ready(self) -> bool:
         """Whether a kernel is attached, with the memory map as it is now."""

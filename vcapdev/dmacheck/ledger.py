@@ -82,6 +82,7 @@ class Reach:
         self.pfns = _pages_of(first, last)
         self.nothing = np.zeros(len(self.pfns), dtype=np.uint64)  # what is known of them before a look
         self.none = np.zeros(len(self.pfns), dtype=bool)
+        self.partial = too_many(ranges[:, 0], ranges[:, 1])  # then ``pfns`` are not all of them
         self.ends = -1, -1
         if len(ranges):
             end = int(ranges[-1, 0]) + max(int(ranges[-1, 1]), 1)
@@ -99,6 +100,7 @@ class Record:
         self.address = program.address
         if reach is None:
             reach = Reach(np.asarray(program.ranges, np.uint64).reshape(-1, 2))
+        self.reach = reach
         self.ranges, self.crosses, self.ends = reach.ranges, reach.crosses, reach.ends
         self.pfns = reach.pfns
         self.version = 0

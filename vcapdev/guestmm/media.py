@@ -135,15 +135,22 @@ class Media:
         return []
 
     def _next(self, pfns: Pfns, ends: tuple[int, int]) -> MediaBuffer | None:
-        """Queues go round: the buffer after the last one, or the first, if it is just these pages'."""
-        if self._latest is None:
+        """Queues go round: the buffer after the last one, or the first, if it is just these pages'.
+
+        That it lists just these, in a queue that was there a moment ago, is proof enough that this still is.
+        """
+        queue, last = self._latest or (0, 0)
+        if queue not in self._queues:
             return None
-        queue, last = self._latest
-        for index in (last + 1, 0):
-            for buffer in self._read(queue, methodcaller("numbered", queue, index)):
-                if self._is_just(buffer, pfns, ends):
-                    self._latest = queue, index
-                    return buffer
+        framework = self._queues[queue][0]
+        try:
+            for index in (last + 1, 0):
+                for buffer in framework.numbered(queue, index):
+                    if self._is_just(buffer, pfns, ends):
+                        self._latest = queue, index
+                        return buffer
+        except (GuestReadError, StructError, BtfError):
+            pass
         return None
 
     def _is_just(self, buffer: MediaBuffer, pfns: Pfns, ends: tuple[int, int]) -> bool:

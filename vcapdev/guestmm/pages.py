@@ -111,11 +111,13 @@ class PageSet:
     :param pfns: shape ``(n,)``, distinct; kept.
     :ivar good: facts that somebody has found nothing wrong with, for others who would judge them alike.
     :ivar calm: facts in which no page is being written to disk.
+    :ivar counted: for whoever counts pages: where these are counted already.
     """
 
     def __init__(self, kernel: Kernel, pfns: Pfns) -> None:
         self.good: PageFacts | None = None
         self.calm: PageFacts | None = None
+        self.counted: object = None
         self._kernel = kernel
         self._vmemmap = kernel.vmemmap
         self.pfns = pfns
@@ -179,7 +181,7 @@ class PageSet:
         return self._facts
 
     def _remember(self, facts: PageFacts) -> None:
-        """Of compound pages, what :meth:`peek` reads is enough to see a change, but not to know them again."""
+        """Of compound pages what :meth:`peek` reads shows each change, but not enough to know them again."""
         if facts.large.any():
             return
         if len(self._sights) >= _REMEMBERED:

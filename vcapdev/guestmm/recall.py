@@ -14,8 +14,8 @@ _KEPT = 256
 class Recall(Generic[T]):
     """What was found out about some objects together, as long as these very objects are there.
 
-    They must be such as are never changed, and can be referred to weakly: arrays, facts. What is found depends
-    on nothing else.
+    They must be such as are never changed, and can be referred to weakly, as arrays. What is found depends on
+    nothing else.
     """
 
     def __init__(self) -> None:

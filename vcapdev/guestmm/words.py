@@ -89,7 +89,7 @@ class Reader:
         return "".join(c if c.isprintable() else "?" for c in raw)
 
     def frames(self, pages: bytes) -> NDArray[np.int64]:
-        """:meth:`pfns` of a list: for the same pointers the very array of a former time; it is not written to."""
+        """As :meth:`pfns`; of the same pointers the very array of a former time, to which nobody writes."""
         found = self._frames.get(pages)
         if found is None:
             found = self.pfns(np.frombuffer(pages, dtype="<u8"))
