@@ -134,7 +134,7 @@ class Contract:
     def _twin(self, record: Record) -> Watch | None:
         """A driver makes the programs of a frame's two fields at once: the second is for the same buffer."""
         latest = self._latest
-        if latest is None or not np.array_equal(latest.record.pfns, record.pfns) or not latest.quiet():
+        if latest is None or not _same(latest.record.pfns, record.pfns) or not latest.quiet():
             return None
         return latest.twin(record)
 
@@ -420,6 +420,10 @@ def _short(facts: PageFacts, claims: Ints) -> NDArray[np.intp]:
         return rows
     result: NDArray[np.intp] = rows[(facts.pinned & ~facts.torn & facts.present)[rows]]
     return result
+
+
+def _same(some: Ints, others: Ints) -> bool:
+    return some is others or np.array_equal(some, others)
 
 
 def _goes_outside(watch: Watch) -> bool:

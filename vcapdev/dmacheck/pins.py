@@ -58,6 +58,7 @@ class Chunk:
         seen: PageFacts | None = None,
     ) -> None:
         self.pages, self.sample = pages, sample
+        self._samples: tuple[Gather, bytes] | None = None
         self.clean, self.mapping, self.index = clean, mapping, index
         self._seen = seen
         self.of_files = (
@@ -77,6 +78,21 @@ class Chunk:
 
     def __len__(self) -> int:
         return len(self.pages)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether :meth:`stirred` was asked before."""
+        return self._samples is not None
+
+    def stirred(self, kernel: Kernel) -> bool:
+        """Whether the reference counts of the samples are others than when this was asked last.
+
+        The first time there is nothing to compare them with.
+        """
+        gather, before = self._samples or (kernel.vmemmap.gather(self.sample), None)
+        counts = gather.read()[:, kernel.layout.refcount // 8].tobytes()
+        self._samples = gather, counts
+        return before is not None and counts != before
 
     def look(self, dirty_bit: int) -> tuple[PageFacts, Bools] | None:
         """The facts, and which pages are pinned no longer; None when there are none of these.
@@ -110,13 +126,10 @@ class PinTable:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._dirty_bit = kernel.flags.bit("dirty")
-        self._count_word = kernel.layout.refcount // 8
         self._chunks: list[Chunk] = []  # no page is in two of them
         self._watched = np.zeros(kernel.vmemmap.pages, dtype=bool)  # by page frame
         self._written = np.zeros(kernel.vmemmap.pages, dtype=bool)  # by page frame; means nothing of others
         self._count = self._calm = 0
-        self._sample: Gather | None = None
-        self._sampled = b""
         self._peeks: Peeks | None = None  # at all chunks together
         self._gathers: list[Gather] = []  # for which that was made
         self._peeked = b""  # when each was last found as it was before
@@ -183,7 +196,9 @@ class PinTable:
         if len(chunks) > MAX_CHUNKS:
             self._chunks = [Chunk.joined(self._kernel, chunks)]
         self._count = sum(map(len, self._chunks))
-        self._sample, self._sampled = None, b""
+        for chunk in self._chunks:
+            if not chunk.sampled:
+                chunk.stirred(self._kernel)
         self._peeks, self._gathers = None, []
         self._calm = 0
 
@@ -193,14 +208,8 @@ class PinTable:
 
     def stirred(self) -> bool:
         """A cheap look at the first and last page of each program: have their reference counts changed?"""
-        if not self._chunks:
-            return False
-        if self._sample is None:
-            samples = np.concatenate([chunk.sample for chunk in self._chunks])
-            self._sample = self._kernel.vmemmap.gather(samples)
-        column = self._sample.read()[:, self._count_word].tobytes()
-        changed, self._sampled = column != self._sampled, column
-        return changed
+        changed = [chunk.stirred(self._kernel) for chunk in self._chunks]  # all are asked
+        return any(changed)
 
     def look(self) -> Release | None:
         """Look at all pages; those that are pinned no longer are returned once and watched no more."""
@@ -219,7 +228,8 @@ class PinTable:
             if not gone.all():
                 left.append(chunk.kept(self._kernel, facts, ~gone, self._dirty_bit))
         if not released:
-            self._remember()
+            if self._calm:  # with each frame a buffer may come or go: not worth it then
+                self._remember()
             self._rest()
             return None
         self._take(left)
