@@ -16,7 +16,7 @@ RUN_OPTIONS = \
   $(call option,FORMAT,format) $(call option,IO,io) $(call option,FRAMES,frames) \
   $(call option,SWAP,swap) $(call option,PRESSURE,pressure) $(call option,CLOCK,clock) \
   $(call option,BOARD,board) $(call option,MUTANT,mutant) \
-  $(foreach module,$(MODULE),--module '$(module)') $(call option,REPORT,report) \
+  $(foreach module,$(MODULE),--module '$(module)') $(call option,MODULES,modules) $(call option,REPORT,report) \
   $(call option,ON_VIOLATION,on-violation) $(call option,BUNDLE,bundle) $(call option,AUDIT,audit) \
   $(if $(filter 1,$(IOMMU)),--iommu) \
   $(if $(WANT_SHELL),--shell) $(if $(filter 1,$(SHOW)),--show)

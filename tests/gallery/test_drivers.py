@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import lzma
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,8 +39,8 @@ class Guest:
     def pull(self, path: str) -> bytes:
         return (LISTED if path == "/etc/modules" else LOADED).encode()
 
-    def push(self, local: Path, remote: str) -> None:
-        self.pushed.append(f"{local}:{remote}")
+    def push(self, content: bytes, remote: str) -> None:
+        self.pushed.append(f"{content.decode()}:{remote}")
 
     def run(self, words: list[str], **_: Any) -> Any:
         text = " ".join(words)
@@ -64,10 +65,17 @@ def test_users_go_first_and_what_is_not_loaded_is_let_be() -> None:
     assert with_users(["videobuf2_common", "bttv"], users) == ["bttv"]
 
 
-def test_a_variant_takes_the_place_of_its_modules_only() -> None:
+def file(directory: Path, name: str) -> Path:
+    """A module's file that holds its name."""
+    path = directory / f"{name}.ko"
+    path.write_text(name)
+    return path
+
+
+def test_a_variant_takes_the_place_of_its_modules_only(tmp_path: Path) -> None:
     guest = Guest()
     drivers = Drivers(guest)  # type: ignore[arg-type]
-    files = {"videobuf-dma-sg": Path("/c/videobuf-dma-sg.ko")}
+    files = {"videobuf-dma-sg": file(tmp_path, "sg")}
     drivers.unload(files)
     assert guest.commands == ["rmmod bttv", "rmmod videobuf_dma_sg"]
     assert not drivers.loaded
@@ -77,7 +85,7 @@ def test_a_variant_takes_the_place_of_its_modules_only() -> None:
         "insmod /tmp/vcap-modules/videobuf_dma_sg.ko",
         "insmod /lib/modules/6.1/kernel/bt8xx/bttv.ko card=77 radio=0 vbibufs=4",
     ]
-    assert guest.pushed == ["/c/videobuf-dma-sg.ko:/tmp/vcap-modules/videobuf_dma_sg.ko"]
+    assert guest.pushed == ["sg:/tmp/vcap-modules/videobuf_dma_sg.ko"]
     assert (drivers.current, drivers.loaded) == ("early-unpin", True)
 
 
@@ -89,15 +97,34 @@ def test_a_refusal_of_the_guest_says_which_module_and_why() -> None:
         drivers.unload({"videobuf-dma-sg": Path("x")})
 
 
-def test_what_the_variant_before_had_altered_goes_with_it() -> None:
+def test_modules_that_are_no_stock_ones_are_loaded_where_they_are_needed(tmp_path: Path) -> None:
+    """And what is compressed is decompressed: the guest's insmod cannot."""
     guest = Guest()
     drivers = Drivers(guest)  # type: ignore[arg-type]
-    drivers.unload({"videobuf-core": Path("/c/core.ko")})
-    drivers.load("first", {"videobuf-core": Path("/c/core.ko")}, {})
+    packed = tmp_path / "helper.ko.xz"
+    packed.write_bytes(lzma.compress(b"unpacked"))
+    files = {"helper": packed, "bttv": file(tmp_path, "mine"), "last": file(tmp_path, "last")}
+    drivers.unload(files)
     guest.commands.clear()
-    drivers.unload({"bttv": Path("/c/bttv.ko")})
+    drivers.load("own", files, {"helper": "debug=1"})
+    assert guest.commands == [
+        "insmod /tmp/vcap-modules/helper.ko debug=1",
+        "insmod /tmp/vcap-modules/bttv.ko card=77 radio=0",
+        "insmod /tmp/vcap-modules/last.ko",
+    ]
+    assert guest.pushed[0] == "unpacked:/tmp/vcap-modules/helper.ko"
+
+
+def test_what_the_variant_before_had_altered_goes_with_it(tmp_path: Path) -> None:
+    guest = Guest()
+    drivers = Drivers(guest)  # type: ignore[arg-type]
+    core, bttv = {"videobuf-core": file(tmp_path, "core")}, {"bttv": file(tmp_path, "bttv")}
+    drivers.unload(core)
+    drivers.load("first", core, {})
+    guest.commands.clear()
+    drivers.unload(bttv)
     assert guest.commands == ["rmmod bttv", "rmmod videobuf_dma_sg", "rmmod videobuf_core"]
-    drivers.load("second", {"bttv": Path("/c/bttv.ko")}, {})
+    drivers.load("second", bttv, {})
     assert "insmod /lib/modules/6.1/kernel/v4l2-core/videobuf-core.ko" in guest.commands
     guest.commands.clear()
     drivers.unload()

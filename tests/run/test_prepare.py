@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vcapdev.errors import UsageError
+from vcapdev.image.initramfs import WANTED_MODULES
 from vcapdev.image.lock import Package, Resolution, read_lock
 from vcapdev.image.provision import Provisioned
 from vcapdev.progress import Silent
@@ -47,6 +49,15 @@ class Seams:
         monkeypatch.setattr(preparing, "build_programs", lambda *_: {})
         monkeypatch.setattr(preparing, "quick_kernel", lambda kernel, _: kernel)
 
+    def install(self, modules: Path) -> Path:
+        """Stock modules: just the two that the guest's driver consists of here."""
+        for name in ("bttv", "videobuf_dma_sg"):
+            module_file(modules / "kernel" / f"{name}.ko", name)
+        names = "".join(f"kernel/{name}.ko\n" for name in WANTED_MODULES if name != "bttv")
+        (modules / "modules.builtin").write_text(names)
+        self.provisioned = replace(self.provisioned, modules=modules)
+        return modules
+
     def provision(self, _recipe: object, *, lock: Path | None, **_: object) -> Provisioned:
         self.locks.append(lock)
         return self.provisioned
@@ -72,7 +83,7 @@ def seams(monkeypatch: pytest.MonkeyPatch) -> Seams:
 
 def module_file(path: Path, name: str) -> Path:
     """A relocatable ELF file with nothing but a .modinfo section that gives a name."""
-    info, names = f"name={name}\0".encode(), b"\0.modinfo\0.shstrtab\0"
+    info, names = f"name={name}\0vermagic=6.9.0 SMP\0".encode(), b"\0.modinfo\0.shstrtab\0"
     rows = ((0, 0, 0, 0), (1, 1, 64, len(info)), (10, 3, 64 + len(info), len(names)))
     table = b"".join(
         struct.pack("<IIQQQQIIQQ", n, kind, 0, 0, at, size, 0, 0, 1, 0) for n, kind, at, size in rows
@@ -81,11 +92,13 @@ def module_file(path: Path, name: str) -> Path:
     head = struct.pack(
         "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 1, 62, 1, 0, 0, start, 0, 64, 0, 0, 64, 3, 2
     )
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(head + info + names + table)
     return path
 
 
 def test_a_module_replaces_the_one_that_it_says_it_is(seams: Seams, tmp_path: Path) -> None:
+    seams.install(tmp_path / "stock")
     own = module_file(tmp_path / "my-build-3.ko", "videobuf_dma_sg")
     prepared = prepare(RunOptions(modules=(own,)), Silent())
     assert seams.image["overrides"] == prepared.overrides == {"videobuf_dma_sg": own}
@@ -93,15 +106,32 @@ def test_a_module_replaces_the_one_that_it_says_it_is(seams: Seams, tmp_path: Pa
 
 
 def test_the_same_module_twice_is_refused(seams: Seams, tmp_path: Path) -> None:
+    seams.install(tmp_path / "stock")
     files = tuple(module_file(tmp_path / name, "bttv") for name in ("a.ko", "b.ko"))
     with pytest.raises(UsageError, match=r"b\.ko: .*a\.ko is the module bttv already"):
         prepare(RunOptions(modules=files), Silent())
 
 
 def test_what_is_no_module_is_refused(seams: Seams, tmp_path: Path) -> None:
+    seams.install(tmp_path / "stock")
     (tmp_path / "x.ko").write_text("text")
     with pytest.raises(UsageError, match=r"--module .*x\.ko"):
         prepare(RunOptions(modules=(tmp_path / "x.ko",)), Silent())
+
+
+def test_all_modules_of_a_directory_replace_stock_ones(seams: Seams, tmp_path: Path) -> None:
+    seams.install(tmp_path / "stock")
+    own = module_file(tmp_path / "own" / "deep" / "bttv.ko", "bttv")
+    assert prepare(RunOptions(modules=(tmp_path / "own",)), Silent()).overrides == {"bttv": own}
+
+
+def test_an_own_image_takes_the_modules_that_were_installed_for_it(seams: Seams, tmp_path: Path) -> None:
+    seams.install(tmp_path / "stock")
+    tree = seams.install(tmp_path / "root/lib/modules/6.9.0")
+    seams.install(tmp_path / "stock")
+    prepared = prepare(RunOptions(kimg=tmp_path / "bzImage", modules=(tmp_path / "root",)), Silent())
+    assert (prepared.guest.kernel, prepared.guest.modules) == (tmp_path / "bzImage", tree)
+    assert (prepared.guest.release, prepared.overrides) == ("6.9.0", {})
 
 
 def test_an_own_kernel_image_is_booted_with_the_packaged_modules(seams: Seams, tmp_path: Path) -> None:

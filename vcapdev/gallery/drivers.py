@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vcapdev.errors import GuestError
-from vcapdev.image.modules import canonical
+from vcapdev.image.modules import canonical, read_image
 from vcapdev.vm.agent import Agent
 
 DRIVER = "bttv"
@@ -73,6 +73,11 @@ def with_users(names: list[str], users: Mapping[str, list[str]]) -> list[str]:
     return order
 
 
+def _precedes(name: str, other: str, files: Mapping[str, Path]) -> bool:
+    order = list(files)
+    return order.index(name) < order.index(other)
+
+
 class Drivers:
     """What is loaded in one boot of a guest."""
 
@@ -98,18 +103,31 @@ class Drivers:
     def load(self, variant: str | None, modules: Mapping[str, Path], parameters: Mapping[str, str]) -> None:
         """Load what was unloaded, with ``modules`` (name: file) in the place of the stock ones.
 
+        Those that are no stock module's are loaded as well, in their order.
+
         :raise DriverError: the guest cannot.
         """
         files = {canonical(name): path for name, path in modules.items()}
         given = {canonical(name): text for name, text in parameters.items()}
         missing = [one for one in self._listed if one in self._missing]
+        extra = [name for name in files if name not in {one.name for one in self._listed}]
         for one in missing:
-            path = self._push(one.name, files[one.name]) if one.name in files else one.path
-            words = f"{one.parameters} {given.get(one.name, '')}".split()
-            self._command("insmod", path, *words)
+            while extra and one.name in files and _precedes(extra[0], one.name, files):
+                self._insert(extra.pop(0), files, given)
+            if one.name in files:
+                self._insert(one.name, files, given, one.parameters)
+            else:
+                self._command("insmod", one.path, *f"{one.parameters} {given.get(one.name, '')}".split())
+        for name in extra:
+            self._insert(name, files, given)
         self._missing.clear()
         self._altered = list(files)
         self.current = variant
+
+    def _insert(
+        self, name: str, files: Mapping[str, Path], given: Mapping[str, str], usual: str = ""
+    ) -> None:
+        self._command("insmod", self._push(name, files[name]), *f"{usual} {given.get(name, '')}".split())
 
     @property
     def loaded(self) -> bool:
@@ -161,7 +179,7 @@ class Drivers:
     def _push(self, name: str, path: Path) -> str:
         remote = f"{_DIRECTORY}/{name}.ko"
         self._agent.run(["mkdir", "-p", _DIRECTORY])
-        self._agent.push(path, remote)
+        self._agent.push(read_image(path), remote)
         return remote
 
     def _command(self, *words: str) -> None:

@@ -97,6 +97,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     guest.add_argument("--mutant", metavar="NAME", help="an altered driver; vcapdev list mutants")
     guest.add_argument("--module", action="append", default=[], type=Path, metavar="FILE.ko",
                        help="your module in the place of the stock one; repeatable")  # fmt: skip
+    guest.add_argument("--modules", action="append", default=[], type=Path, metavar="DIR",
+                       help="all modules of a directory likewise; with --kimg: your kernel's")  # fmt: skip
     guest.add_argument("--kimg", type=Path, metavar="FILE", help="your kernel image")
     guest.add_argument("--kdir", type=Path, metavar="TREE", help="your built kernel tree: image and modules")
     guest.add_argument("--vmlinux", type=Path, metavar="FILE",
@@ -188,7 +190,7 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
 
     if args.mutant == STOCK:
         args.mutant = None
-    if args.mutant and args.module:
+    if args.mutant and (args.module or args.modules):
         raise UsageError("--mutant and --module both replace the driver; give one of them")
     if args.mutant and (args.kdir or args.kimg):
         raise UsageError("--mutant alters the driver of a packaged kernel; leave out --kdir and --kimg")
@@ -200,7 +202,7 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
         kernel=args.kernel, norm=args.norm, width=width, height=height, format=args.format, field=args.field,
         io=args.io, frames=args.frames, swap=args.swap, pressure=_pressure(args), clock=args.clock,
         board=args.board, revision=args.revision, mutant=args.mutant, clean=_clean_buffers(args),
-        modules=tuple(_file("--module", path) for path in args.module), report=args.report,
+        modules=own_modules(args), report=args.report,
         shell=args.shell, show=args.show, kimg=args.kimg and _file("--kimg", args.kimg), kdir=args.kdir,
         vmlinux=args.vmlinux and _file("--vmlinux", args.vmlinux),
         append=args.append, qemu_opts=_words("--qemu-opts", args.qemu_opts), qemu=args.qemu, accel=args.accel,
@@ -248,7 +250,7 @@ def _clean_buffers(args: argparse.Namespace) -> bool:
 
 def _cold(args: argparse.Namespace) -> bool:
     """Whether to boot: what is built anew again and again would leave a snapshot of each time."""
-    own = args.mutant or args.module or args.kimg or args.kdir or args.qemu_opts
+    own = args.mutant or args.module or args.modules or args.kimg or args.kdir or args.qemu_opts
     return bool(args.cold or own or args.shell)
 
 
@@ -287,6 +289,18 @@ def _between(option: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         name = option.replace("_", "-")
         raise UsageError(f"--{name} {value}: give a number from {low} to {high}")
+
+
+def own_modules(args: argparse.Namespace) -> tuple[Path, ...]:
+    """What --module and --modules name.
+
+    :raise UsageError: no such file, or no such directory.
+    """
+    for path in args.modules:
+        if not path.is_dir():
+            raise UsageError(f"--modules {path}: no such directory; for one file use --module")
+    files = [_file("--module", path) for path in args.module]
+    return (*files, *(path.absolute() for path in args.modules))
 
 
 def _file(option: str, path: Path) -> Path:

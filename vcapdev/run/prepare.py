@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from vcapdev.bt878.board import load_board
-from vcapdev.errors import UsageError
 from vcapdev.image.initramfs import WANTED_MODULES, build_initramfs
 from vcapdev.image.lock import Package
-from vcapdev.image.modules import built_kernel, module_name
+from vcapdev.image.modules import ModuleTree, built_kernel
+from vcapdev.image.ownmodules import installed_tree, own_modules, release_of
 from vcapdev.image.programs import build_programs
 from vcapdev.image.provision import Provisioned, provision
 from vcapdev.image.recipe import load_recipe
@@ -75,12 +75,13 @@ def prepare(options: RunOptions, progress: Progress) -> Prepared:
     guest = provision(recipe, progress=progress, lock=options.lock, refresh=options.refresh)
     qemu = provision_qemu(options.qemu, progress, lock=options.lock, refresh=options.refresh)
     accel = choose_accel(qemu, options.accel)
-    overrides = _own_modules(options)
     if options.mutant is not None:
         from vcapdev.image.kbuild import build_mutant
 
         overrides = build_mutant(recipe, guest, options.mutant, progress)
-    guest = _own_kernel(guest, options)
+    else:
+        guest, own = _own_kernel(guest, options)
+        overrides = own_modules(own, ModuleTree(guest.modules), WANTED_MODULES) if own else {}
     programs = build_programs(PROGRAMS, progress)
     initrd = build_initramfs(
         guest, programs=programs, modules=WANTED_MODULES, overrides=overrides, progress=progress
@@ -88,25 +89,21 @@ def prepare(options: RunOptions, progress: Progress) -> Prepared:
     return Prepared(guest, qemu, accel, quick_kernel(guest.kernel, accel.name), initrd, overrides)
 
 
-def _own_modules(options: RunOptions) -> dict[str, Path]:
-    """The user's modules by the names that they give themselves: a file may be called anything.
+def _own_kernel(guest: Provisioned, options: RunOptions) -> tuple[Provisioned, list[Path]]:
+    """The user's kernel in the place of the recipe's, and what is left of his modules to replace stock ones.
 
-    :raise UsageError: when a file is no module, or two are the same one.
+    With ``--kdir`` all modules are that tree's; with ``--kimg`` those of a ``--modules`` that has a whole
+    kernel's, if there is one.
     """
-    found: dict[str, Path] = {}
-    for path in options.modules:
-        name = module_name(path)
-        if name in found:
-            raise UsageError(f"--module {path}: {found[name]} is the module {name} already; give one of them")
-        found[name] = path
-    return found
-
-
-def _own_kernel(guest: Provisioned, options: RunOptions) -> Provisioned:
-    """The user's kernel in the place of the recipe's, with ``--kdir`` also its modules."""
+    own = list(options.modules)
     if options.kdir is not None:
         built = built_kernel(options.kdir)
         guest = replace(guest, release=built.release, kernel=built.kernel, modules=built.modules)
     if options.kimg is not None:
         guest = replace(guest, kernel=options.kimg)
-    return guest
+        for path in [path for path in own if path.is_dir()]:
+            tree = installed_tree(path)
+            if tree is not None:
+                guest = replace(guest, modules=tree, release=release_of(ModuleTree(tree)))
+                own.remove(path)
+    return guest, own

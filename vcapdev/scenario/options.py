@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vcapdev.errors import UsageError
+from vcapdev.run.options import own_modules
 
 _SHARD = re.compile(r"(\d{1,4})/(\d{1,4})\Z")
 _MOST_JOBS = 64
@@ -65,6 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, matrix: bool = False) -> N
     what.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="only this share of them")
     what.add_argument("--module", action="append", default=[], type=Path, metavar="FILE.ko",
                       help="your module in the place of the stock one; repeatable")  # fmt: skip
+    what.add_argument("--modules", action="append", default=[], type=Path, metavar="DIR",
+                      help="all modules of a directory likewise; repeatable")  # fmt: skip
     what.add_argument("--list", action="store_true", dest="listing", help="only say what would be played")
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -104,14 +107,11 @@ def from_arguments(args: argparse.Namespace, *, matrix: bool = False) -> Scenari
     """
     options = ScenarioOptions(
         files=tuple(args.files), kernels=tuple(dict.fromkeys(args.kernel)), select=tuple(args.select),
-        jobs=args.jobs, shard=args.shard, modules=tuple(path.absolute() for path in args.module),
+        jobs=args.jobs, shard=args.shard, modules=own_modules(args),
         known=tuple(args.known), cold=args.cold, record=args.record, merge=args.merge, matrix=matrix,
         listing=args.listing, exit_bisect=args.exit_bisect, qemu_opts=_words(args.qemu_opts),
         junit=args.junit, ktap=args.ktap, json=args.json, html=args.html, trace=args.trace, grid=args.grid,
     )  # fmt: skip
-    for path in options.modules:
-        if not path.is_file():
-            raise UsageError(f"--module {path}: no such file")
     if options.merge and not options.files:
         raise UsageError("--merge: name the results (--json) of the shards")
     _check_outputs(options.outputs)

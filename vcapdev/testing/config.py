@@ -65,7 +65,8 @@ class GuestConfig:
     :ivar norm: what the camera sends at the test's begin: "PAL", "NTSC" or "SECAM".
     :ivar clock: mode of the card's clock at the test's begin: "paced", "real", "fast" or "step".
     :ivar mutant: name of an altered driver that takes the stock one's place (``vcapdev list mutants``).
-    :ivar modules: files of modules that take the places of those with the same names, or are loaded too.
+    :ivar modules: files of modules that take the places of those with the same names, or are loaded too;
+        a directory stands for all modules below it.
     :ivar parameters: module: its parameters, as ``{"bttv": "debug=1"}``; the driver is loaded anew with them.
     :ivar allow: complaints of the guest's kernel, and findings, that do not fail the test: kinds ("warning",
         "lockdep"), names of rules ("not-pinned"), or globs over the first line of a complaint
@@ -214,8 +215,8 @@ def _files(value: Any) -> tuple[Path, ...]:
         raise ValueError("give a list of files")
     paths = tuple(Path(_text(item) if not isinstance(item, Path) else item) for item in value)
     for path in paths:
-        if not path.is_file():
-            raise ValueError(f"{path} is no file")
+        if not path.exists():
+            raise ValueError(f"{path} is no file and no directory")
     return tuple(path.absolute() for path in paths)
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from vcapdev.errors import SetupError, UsageError
 from vcapdev.image.elf import ElfError
-from vcapdev.image.modules import canonical, parse_modinfo, read_image
+from vcapdev.image.initramfs import WANTED_MODULES
+from vcapdev.image.modules import ModuleTree, canonical, parse_modinfo, read_image
+from vcapdev.image.ownmodules import own_modules
 from vcapdev.progress import Progress
 from vcapdev.run.prepare import Prepared
 from vcapdev.testing.config import GuestConfig
@@ -55,4 +57,4 @@ def variant_of(config: GuestConfig, prepared: Prepared, progress: Progress) -> V
         from vcapdev.image.recipe import load_recipe
 
         return build_mutant(load_recipe(config.kernel), prepared.guest, config.mutant, progress)
-    return {module_file(path, prepared.guest.release).name: path for path in config.modules}
+    return own_modules(config.modules, ModuleTree(prepared.guest.modules), WANTED_MODULES)
