@@ -15,7 +15,8 @@ import pytest
 from vcapdev.bt878.pattern import KIND_VBI, PictureKey, Shot, picture
 from vcapdev.gallery.acts import ACTS, MMAP, USERPTR, acts_on, lines_left_out, vbi_damage
 from vcapdev.gallery.machine import Caught, Equivalence, Fate, Machine, verdict_on
-from vcapdev.gallery.machine_report import markdown, to_json, totals
+from vcapdev.gallery.machine_page import main, page
+from vcapdev.gallery.machine_report import markdown, to_json, totals, write
 from vcapdev.gallery.machines import Ground, about_ground, in_turn, load_equivalents, sources, stale
 from vcapdev.gallery.mutate import Mutation, mutations
 from vcapdev.gallery.reach import Reach
@@ -151,6 +152,33 @@ def test_denominators_leave_out_what_could_not_be_caught() -> None:
     text = markdown(each, {"kernel": "k", "release": "6.1"})
     assert "7 changes were made, 6 compiled, 4 could be caught." in text
     assert "### Escaped" in text
+
+
+def test_the_page_is_made_of_reports_and_of_what_is_known_by_now(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drop = next(one for one in MUTANTS if one.kind == "drop-call")
+    each = [
+        Fate("k", drop, Caught.ESCAPED, act="mmap"),
+        Fate("k", MUTANTS[0], Caught.RULE, "pin-leak", "read"),
+    ]
+    about = {"kernel": "k", "release": "6.1", "when": "2026-11-23", "cpus": 2, "took": {"play": 90.0}}
+    about["load"] = {"before": 0.5, "median": 2.0}
+    write(tmp_path, each, about)
+    text = page([tmp_path], [])
+    assert "| not known; played in mmap |" in text
+    assert "pin-leak (read) |" in text
+    assert "Of these 1 were caught (50.0 %)." in text
+    assert "play 1.5 min on 2 CPUs; load average 0.5 before, 2.0 meanwhile." in text
+    known = Equivalence(
+        "videobuf-dma-sg.c", "f", drop.text, "drop-call", drop.title, "it was dirty", same=False
+    )
+    assert "| it was dirty |" in page([tmp_path], [known])
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == page([tmp_path], load_equivalents())
+    (tmp_path / "machine.json").write_text("[]")
+    assert main([str(tmp_path)]) == 2
+    assert "make mutants KIND=machine" in capsys.readouterr().err
 
 
 def test_every_beginning_of_the_order_is_spread() -> None:

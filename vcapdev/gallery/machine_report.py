@@ -28,6 +28,8 @@ MEANING = {
 
 Json = dict[str, Any]
 
+_CLIP = 110  # letters of what noticed a change, in the page
+
 
 def line(fate: Fate) -> str:
     """One mutant for the terminal."""
@@ -55,11 +57,13 @@ def totals_text(fates: Sequence[Fate]) -> str:
 
 
 def write(directory: Path, fates: Sequence[Fate], about: Json) -> None:
-    """Write machine.json and machine.md. :raise SetupError: when that cannot be."""
+    """Write machine.json and machine.md, each whole or not at all. :raise SetupError: when that cannot be."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "machine.json").write_text(to_json(fates, about), encoding="utf-8")
-        (directory / "machine.md").write_text(markdown(fates, about), encoding="utf-8")
+        for name, text in (("json", to_json(fates, about)), ("md", markdown(fates, about))):
+            new = directory / f"machine.{name}.new"
+            new.write_text(text, encoding="utf-8")
+            new.replace(directory / f"machine.{name}")
     except OSError as error:
         raise SetupError(
             f"--report {directory}: {error.strerror}; name a directory that can be written"
@@ -82,22 +86,52 @@ def to_json(fates: Sequence[Fate], about: Json) -> str:
 def markdown(fates: Sequence[Fate], about: Json) -> str:
     """A section of docs/mutants-machine.md."""
     counts = totals(fates)
-    head = f"## {about.get('kernel', '')}: {about.get('release', '')}"
-    said = f"{counts['made']} changes were made, {counts['compiled']} compiled,"
-    said += f" {counts['could_be_caught']} could be caught."
-    lines = [head, "", *_ground(about), said, "", *_by(fates, "kind", KINDS, lambda one: one.kind), ""]
-    lines += [*_by(fates, "file", sorted({_file(fate) for fate in fates}), _file_of), ""]
-    for caught, title in (
-        (Caught.ESCAPED, "Escaped"),
-        (Caught.EQUIVALENT, "Equivalent"),
-        (Caught.UNREACHED, "Not run"),
+    could, caught = counts["could_be_caught"], counts["could_be_caught"] - counts[Caught.ESCAPED.value]
+    said = f"{counts['made']} changes were made, {counts['compiled']} compiled, {could} could be caught."
+    if could:
+        said += f" Of these {caught} were caught ({100 * caught / could:.1f} %)."
+    lines = [f"## {about.get('kernel', '')}: {about.get('release', '')}", "", *_how(about), *_ground(about)]
+    lines += [said, "", *_by(fates, "kind", KINDS, lambda one: one.kind), ""]
+    lines += [*_by(fates, "file", sorted({_file(fate) for fate in fates}), _file_of), "", *_rules(fates)]
+    for kind, title, why in (
+        (Caught.ESCAPED, "Escaped", "why"),
+        (Caught.EQUIVALENT, "Equivalent", "why"),
+        (Caught.UNREACHED, "Not run", "why"),
     ):
-        chosen = [fate for fate in fates if fate.caught is caught]
-        if chosen:
-            why = "acts that it escaped" if caught is Caught.ESCAPED else "why"
-            lines += [f"### {title}", "", f"| place | function | change | {why} |", "|---|---|---|---|"]
-            lines += [_row(fate) for fate in chosen] + [""]
-    return "\n".join(lines)
+        lines += _table([fate for fate in fates if fate.caught is kind], title, why)
+    noticed = [fate for fate in fates if fate.caught in (Caught.RULE, Caught.GUEST, Caught.FRAMES)]
+    return "\n".join([*lines, *_table(noticed, "Caught", "by what, in which act")])
+
+
+def _table(fates: Sequence[Fate], title: str, why: str) -> list[str]:
+    if not fates:
+        return []
+    head = [f"### {title}", "", f"| place | function | change | {why} |", "|---|---|---|---|"]
+    return [*head, *map(_row, fates), ""]
+
+
+def _rules(fates: Sequence[Fate]) -> list[str]:
+    """How many changes each rule noticed."""
+    counts = Counter(rule for fate in fates if fate.caught is Caught.RULE for rule in fate.by.split(", "))
+    if not counts:
+        return []
+    found = ", ".join(f"{rule} {count}" for rule, count in sorted(counts.items(), key=lambda p: (-p[1], p)))
+    return [f"Rules that fired, and at how many changes: {found}.", ""]
+
+
+def _how(about: Json) -> list[str]:
+    """When, where, and how long."""
+    if "when" not in about:
+        return []
+    took = about.get("took", {})
+    times = ", ".join(f"{name} {seconds / 60:.1f} min" for name, seconds in took.items())
+    load = about.get("load")
+    busy = f"; load average {load['before']:.1f} before, {load['median']:.1f} meanwhile" if load else ""
+    return [
+        f"{about['when']}, QEMU {about.get('qemu', '')} with {about.get('accelerator', '')},"
+        f" {about.get('boots', 0)} boots; {times} on {about.get('cpus', '?')} CPUs{busy}.",
+        "",
+    ]
 
 
 def _ground(about: Json) -> list[str]:
@@ -137,4 +171,14 @@ def _row(fate: Fate) -> str:
     one = fate.mutation
     place = f"{one.file.rpartition('/')[2]}:{one.line}"
     title = one.title.replace("|", "\\|")
-    return f"| {place} | `{one.function}` | {one.kind}: `{title}` | {fate.by or fate.act} |"
+    return f"| {place} | `{one.function}` | {one.kind}: `{title}` | {_why(fate)} |"
+
+
+def _why(fate: Fate) -> str:
+    """What noticed it, where; or what is known of it; or at least what it was played in."""
+    said = fate.by.replace("|", "\\|")
+    if fate.caught is Caught.ESCAPED:
+        return said or f"not known; played in {fate.act}"
+    if not fate.caught.counts:
+        return said
+    return f"{said if len(said) <= _CLIP else said[: _CLIP - 3] + '...'} ({fate.act})"

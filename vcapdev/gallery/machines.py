@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import statistics
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,10 +60,15 @@ def run(options: MutantOptions) -> ExitStatus:
         _play(options, run_options, prepared, builder, screen, fates, about)
     finally:  # what was found out before something went wrong counts, too
         print(machine_report.totals_text(fates), end="", flush=True)
-        if options.report is not None:
-            about["took"] = {name: round(seconds) for name, seconds in screen.stages.items()}
-            machine_report.write(options.report, fates, about)
+        _keep(options, screen, fates, about)
     return ExitStatus.CLEAN
+
+
+def _keep(options: MutantOptions, screen: Screen, fates: Sequence[Fate], about: Json) -> None:
+    """Write what is known so far, where that is wanted."""
+    if options.report is not None:
+        about["took"] = {name: round(seconds) for name, seconds in screen.stages.items()}
+        machine_report.write(options.report, fates, about)
 
 
 def sources(root: Path) -> dict[str, str]:
@@ -123,7 +131,16 @@ def _play(
 
         machine = Machine(stage, build, texts, acts_of, ground.settings, load_equivalents(), modules)
         about |= about_ground(every, left, ground)
-        _until(machine, in_turn(runs, options.count * _SPARE), options.count, screen, fates)
+        loads: list[float] = []
+        before = os.getloadavg()[0]
+
+        def told(_: Fate) -> None:
+            loads.append(os.getloadavg()[0])
+            about["load"] = {"before": before, "median": statistics.median(loads)}
+            about["boots"] = stage.boots
+            _keep(options, screen, fates, about)
+
+        _until(machine, in_turn(runs, options.count * _SPARE), options.count, screen, fates, told)
 
 
 def survey(
@@ -186,14 +203,20 @@ def in_turn(found: Sequence[Mutation], most: int) -> list[Mutation]:
 
 
 def _until(
-    machine: Machine, order: Sequence[Mutation], wanted: int, screen: Screen, fates: list[Fate]
+    machine: Machine,
+    order: Sequence[Mutation],
+    wanted: int,
+    screen: Screen,
+    fates: list[Fate],
+    told: Callable[[Fate], None],
 ) -> None:
-    """Play until so many that compile have met their fate."""
+    """Play until so many that compile have met their fate; ``told`` hears of each."""
     compiled = 0
     with screen.stage("play") as step:
         for fate in machine.play(order):
             fates.append(fate)
             compiled += fate.caught is not Caught.BROKEN
+            told(fate)
             screen.show(machine_report.line(fate))
             screen.live(f"{compiled} of {wanted} (guest {machine.stage.boots})")
             if compiled >= wanted:
@@ -228,6 +251,8 @@ def _about(options: MutantOptions, prepared: Prepared) -> Json:
     return {
         "kernel": options.kernel,
         "release": prepared.guest.release,
+        "when": time.strftime("%Y-%m-%d"),
+        "cpus": len(os.sched_getaffinity(0)),
         "qemu": prepared.qemu.version,
         "accelerator": prepared.accel.name,
         "packages": prepared.packages(),

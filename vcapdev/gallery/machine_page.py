@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""docs/mutants-machine.md from the reports of one run per kernel::
+
+    python -m vcapdev.gallery.machine_page DIRECTORY... > docs/mutants-machine.md
+
+What people have found out about escaped changes since a run (equivalents.yaml) goes into the page as well.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vcapdev.errors import UsageError, VcapdevError
+from vcapdev.gallery.machine import Caught, Equivalence, Fate, explained
+from vcapdev.gallery.machine_report import markdown
+from vcapdev.gallery.machines import load_equivalents
+from vcapdev.gallery.mutate import Mutation
+
+HEAD = """\
+# Mutants by machine
+
+`make mutants KIND=machine` makes small changes all over the C of the driver's DMA and RISC code, builds each,
+and plays it in the short captures that run the changed statement, until something notices it
+([how](howto/mutant.md#by-machine)). This page holds the fates of one run per kernel, caught and not.
+`python -m vcapdev.gallery.machine_page` writes it from their reports.
+
+How to read it:
+- *rule*, *guest*, *frames*: what noticed the change. Where several did, a rule goes before the kernel's word,
+  and that before the program's.
+- *escaped*: something is different, and nothing noticed it. Each has a sentence that says why.
+- *equivalent*: the compiler makes the same code of it, or a person has looked at it and found that nothing is
+  different; the reason stands beside it.
+- *could be caught* is the denominator of the rate: all that compiled, but for the equivalent ones. Changes in
+  statements that no capture runs are not chosen at all; how many there are is said, function by function.
+
+The mutants by hand, each with a fault that matters, are in [mutants.md](mutants.md).
+"""
+
+
+def page(reports: Sequence[Path], known: Sequence[Equivalence]) -> str:
+    """The whole page. :raise UsageError: a directory holds no report."""
+    parts = []
+    for directory in reports:
+        fates, about = read(directory)
+        parts.append(markdown([explained(fate, known) for fate in fates], about).rstrip("\n") + "\n")
+    return "\n".join([HEAD, *parts])
+
+
+def read(directory: Path) -> tuple[list[Fate], dict[str, Any]]:
+    """The fates of a run, and what is said about it. :raise UsageError: a directory holds no report."""
+    path = directory / "machine.json"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        fates = [
+            Fate(**row | {"mutation": Mutation(**row["mutation"]), "caught": Caught(row["caught"])})
+            for row in about.pop("mutants")
+        ]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(
+            f"{path} is no report ({error}); make one: make mutants KIND=machine REPORT={directory}"
+        ) from None
+    return fates, about
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the page."""
+    if not arguments:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        sys.stdout.write(page([Path(each) for each in arguments], load_equivalents()))
+    except VcapdevError as error:
+        print(error, file=sys.stderr)
+        return int(error.exit_status)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
