@@ -16,9 +16,11 @@ RUN_OPTIONS = \
   $(call option,FORMAT,format) $(call option,IO,io) $(call option,FRAMES,frames) \
   $(call option,SWAP,swap) $(call option,PRESSURE,pressure) $(call option,CLOCK,clock) \
   $(call option,BOARD,board) $(call option,MUTANT,mutant) \
-  $(foreach module,$(MODULE),--module '$(module)') $(call option,MODULES,modules) $(call option,REPORT,report) \
+  $(foreach module,$(MODULE),--module '$(module)') $(call option,MODULES,modules) \
+  $(call option,KIMG,kimg) $(call option,KDIR,kdir) $(call option,VMLINUX,vmlinux) $(call option,REPORT,report) \
   $(call option,ON_VIOLATION,on-violation) $(call option,BUNDLE,bundle) $(call option,AUDIT,audit) \
   $(if $(filter 1,$(IOMMU)),--iommu) \
+  $(if $(GDB),--gdb $(filter boot driver,$(GDB))) \
   $(if $(WANT_SHELL),--shell) $(if $(filter 1,$(SHOW)),--show)
 
 # All kernels together make docs/answer.md; one alone is only shown, unless REPORT names a directory.
@@ -75,5 +77,5 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 	@echo
 	@echo 'Variables of run-guest: KERNEL NORM SIZE FORMAT IO FRAMES SWAP PRESSURE CLOCK BOARD MUTANT'
-	@echo 'MODULE REPORT ON_VIOLATION (continue, stop, bundle) BUNDLE AUDIT (1%), and IOMMU=1 (a vIOMMU), SHELL=1 (a guest for you), SHOW=1 (print the commands). For example:'
+	@echo 'MODULE, MODULES (DIR), KDIR, KIMG, VMLINUX, REPORT ON_VIOLATION (continue, stop, bundle) BUNDLE AUDIT (1%), and IOMMU=1 (a vIOMMU), SHELL=1 (a guest for you), GDB=1 (waits for gdb), SHOW=1 (print the commands). For example:'
 	@echo '  make run-guest SWAP=zram MUTANT=early-unpin REPORT=report'

@@ -55,6 +55,7 @@ class RunOptions:
     audit: float = 0.0  # share of judgements that are judged again
     audit_seed: int = 0
     shell: bool = False
+    gdb: str = ""  # "driver" or "boot": where the guest waits for gdb
     show: bool = False
     kimg: Path | None = None
     kdir: Path | None = None
@@ -112,6 +113,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--report", type=Path, metavar="DIR", help="write report.json, logs and pictures there")
     _add_evidence(out, default)
     out.add_argument("--shell", action="store_true", help="an interactive guest with /dev/video0 instead")
+    out.add_argument("--gdb", nargs="?", const="driver", default=default.gdb, choices=("driver", "boot"),
+                     help="wait for gdb once the driver is loaded (boot: before the first instruction), and "
+                     "say how to connect it")  # fmt: skip
     out.add_argument("--show", action="store_true", help="print the commands that are started")
 
 
@@ -196,6 +200,10 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
         raise UsageError("--mutant alters the driver of a packaged kernel; leave out --kdir and --kimg")
     if args.revision not in (None, 0x11, 0x02):
         raise UsageError(f"--revision {args.revision:#x}: the chip was made as 0x11 and 0x02")
+    if args.gdb and args.on_violation == "stop":
+        raise UsageError("--on-violation stop: it is gdb that stops the guest with --gdb; leave one out")
+    if args.gdb == "driver" and args.shell:
+        raise UsageError("--gdb driver: with --shell nobody waits for the driver; give --gdb boot")
     if args.shell and args.on_violation == "stop":
         raise UsageError("--on-violation stop: --shell has the terminal; leave one of them out")
     return RunOptions(
@@ -203,7 +211,8 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
         io=args.io, frames=args.frames, swap=args.swap, pressure=_pressure(args), clock=args.clock,
         board=args.board, revision=args.revision, mutant=args.mutant, clean=_clean_buffers(args),
         modules=own_modules(args), report=args.report,
-        shell=args.shell, show=args.show, kimg=args.kimg and _file("--kimg", args.kimg), kdir=args.kdir,
+        shell=args.shell, gdb=args.gdb, show=args.show,
+        kimg=args.kimg and _file("--kimg", args.kimg), kdir=args.kdir,
         vmlinux=args.vmlinux and _file("--vmlinux", args.vmlinux),
         append=args.append, qemu_opts=_words("--qemu-opts", args.qemu_opts), qemu=args.qemu, accel=args.accel,
         memory=args.memory or _memory(args.format, width, height, pool), cpus=args.cpus, lock=args.lock,
@@ -251,7 +260,7 @@ def _clean_buffers(args: argparse.Namespace) -> bool:
 def _cold(args: argparse.Namespace) -> bool:
     """Whether to boot: what is built anew again and again would leave a snapshot of each time."""
     own = args.mutant or args.module or args.modules or args.kimg or args.kdir or args.qemu_opts
-    return bool(args.cold or own or args.shell)
+    return bool(args.cold or own or args.shell or args.gdb)
 
 
 def _audit_seed(args: argparse.Namespace) -> int:

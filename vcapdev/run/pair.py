@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vcapdev.errors import GuestError
 from vcapdev.progress import Progress, Silent
-from vcapdev.run import nursery
+from vcapdev.run import debugger, nursery
 from vcapdev.run.device import DeviceProcess
 from vcapdev.run.options import RunOptions
 from vcapdev.run.placement import together
@@ -228,13 +228,13 @@ def vm_config(options: RunOptions, prepared: Prepared, work: Path) -> VmConfig:
         kernel=prepared.kernel,
         initrd=prepared.initrd,
         workdir=work,
-        append=options.append,
+        append=f"{options.append} {debugger.PARAMETER}" if options.gdb else options.append,
         memory_mib=options.memory,
         cpus=options.cpus,
         card_socket=work / "card",
         swap=f"zram:{options.memory}" if options.swap == "zram" else options.swap,
         swap_disk=work / "swap" if disk else None,
-        extra_args=list(options.qemu_opts),
+        extra_args=[*debugger.arguments(options, work), *options.qemu_opts],
         iommu=options.iommu,
         interactive=options.shell,
     )

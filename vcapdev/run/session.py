@@ -20,6 +20,7 @@ from vcapdev.report.model import Dma, RunReport, Verdict, audit_of
 from vcapdev.run import capture as capturing
 from vcapdev.run.attachments import Attachments
 from vcapdev.run.capture import Capture, Stall
+from vcapdev.run.debugger import Debugger
 from vcapdev.run.options import RunOptions
 from vcapdev.run.pair import Pair
 from vcapdev.run.placement import better_together, put_together
@@ -70,7 +71,11 @@ class Session:
         self.pair = Pair(self.options, self._prepared, self.work, self.screen.progress, alone=True)
         self.device, self.vm = self.pair.device, self.pair.vm
         self._on_violation = OnViolation(self.options, self.screen, self.device, self.vm, self.report)
-        if self._on_violation.wanted:  # whatever waits for the guest then waits in vain, until it goes on
+        self.debugger = Debugger(self.options, self._prepared, self.vm, self.screen, self._excuse)
+        # Whatever waits for the guest while a finding or gdb holds it waits in vain, until it goes on.
+        if self.debugger.wanted:
+            self.vm.on_turn = self.debugger.turn
+        elif self._on_violation.wanted:
             self.vm.on_turn = self.show_events
         self._stack.callback(self.stop)
         self.report.command_line = {
@@ -94,6 +99,8 @@ class Session:
         """
         try:
             agent = self._boot()
+            if self.debugger.wanted:
+                self.debugger.loaded(agent)
             self._capture(agent)
             self._settle(agent)
         except GuestError as error:
@@ -107,6 +114,7 @@ class Session:
 
     def start(self, stage: Stage) -> Agent:
         """Start device and guest, and wait until the guest answers."""
+        self.debugger.booting()
         agent = self.pair.start()
         stage.note = f"Linux {agent.hello['release']}" if agent.hello else ""
         return agent
@@ -119,8 +127,12 @@ class Session:
             elif event.get("event") == "held":
                 begin = time.monotonic()
                 self._on_violation.held(event)
-                self._stall.restart(time.monotonic())
-                self.vm.agent.excuse(time.monotonic() - begin)
+                self._excuse(time.monotonic() - begin)
+
+    def _excuse(self, seconds: float) -> None:
+        """The guest stood still for so long, for a reason."""
+        self._stall.restart(time.monotonic())
+        self.vm.agent.excuse(seconds)
 
     # -- stages
 

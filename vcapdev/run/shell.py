@@ -17,6 +17,7 @@ def interact(session: Session) -> ExitStatus:
     :raise GuestError: when QEMU or the device process fails.
     """
     session.screen.show("the guest boots; leave it with 'exit'")
+    session.debugger.booting()
     session.device.start()
     session.vm.start()
     while (status := session.vm.poll()) is None:
