@@ -74,7 +74,7 @@ int call(int fd, unsigned long request, void *argument)
 	do
 		result = ioctl(fd, request, argument);
 	while (result < 0 && errno == EINTR);
-	return result < 0 ? errno : 0;
+	return result < 0 ? errno : -result; /* no call of these gives a number */
 }
 
 static int open_device(const char *path)
@@ -91,7 +91,7 @@ static int open_device(const char *path)
 
 struct device open_video(unsigned width, unsigned height, enum v4l2_memory memory)
 {
-	struct device d = { open_device("/dev/video0"), V4L2_BUF_TYPE_VIDEO_CAPTURE, memory, 0 };
+	struct device d = { open_device("/dev/video0"), V4L2_BUF_TYPE_VIDEO_CAPTURE, memory, 0, -1 };
 	struct v4l2_format f = { .type = V4L2_BUF_TYPE_VIDEO_CAPTURE };
 
 	f.fmt.pix.width = width;
@@ -106,7 +106,7 @@ struct device open_video(unsigned width, unsigned height, enum v4l2_memory memor
 
 struct device open_vbi(enum v4l2_memory memory)
 {
-	struct device d = { open_device("/dev/vbi0"), V4L2_BUF_TYPE_VBI_CAPTURE, memory, 0 };
+	struct device d = { open_device("/dev/vbi0"), V4L2_BUF_TYPE_VBI_CAPTURE, memory, 0, -1 };
 	struct v4l2_format f = { .type = V4L2_BUF_TYPE_VBI_CAPTURE };
 
 	if (call(d.fd, VIDIOC_G_FMT, &f))
@@ -149,9 +149,10 @@ int dequeue(struct device *d)
 
 	if (poll(&p, 1, PATIENCE) <= 0) {
 		wrong("no frame for %d ms", PATIENCE);
-		return -ETIMEDOUT;
+		exit(1); /* nor will the next one come */
 	}
 	error = call(d->fd, VIDIOC_DQBUF, &b);
+	d->field = (int)b.field;
 	return error ? -error : (int)b.index;
 }
 

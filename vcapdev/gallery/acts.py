@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vcapdev.bt878.pattern import KIND_VBI, PictureKey, Shot, picture
-from vcapdev.gallery.scene import Outcome, Picture, Scene
+from vcapdev.gallery.scene import Machine, Outcome, Picture, Scene
 from vcapdev.gallery.stage import Stage
 from vcapdev.run.capture import EXPECT
 
@@ -183,6 +183,11 @@ _UNCROP = tuple(f"v4l2-ctl -d /dev/video0 --set-standard={norm}" for norm in ("n
 _VCR = "v4l2-ctl -d /dev/video0 -c vcr_hack=%d"
 
 
+def _bounced(act: Act) -> Act:
+    """The same where the card reaches none of the buffers, so that the kernel copies what it wrote."""
+    return replace(act, scene=replace(act.scene, machine=BOUNCING))
+
+
 def _edges(part: str, title: str, kernels: tuple[str, ...] = ()) -> Act:
     """A part of vcap-edges."""
     scene = Scene(f"edges-{part}", title, ("vcap-edges", part), timeout=_TIMEOUT)
@@ -192,6 +197,9 @@ def _edges(part: str, title: str, kernels: tuple[str, ...] = ()) -> Act:
 _COMB = "v4l2-ctl -d /dev/video0 -c comb_filter=%d"
 _SMALL = Picture(width=384, height=288)
 _SQUARE = Picture(width=512, height=512)  # 128 pages: scatterlists of that many fill whole pages themselves
+#: Where a part of the memory is movable: pages have to leave it before they are pinned for long.
+GROUND = Machine(append="movablecore=96M")
+BOUNCING = Machine(append="swiotlb=8192,force")
 _TINY = Picture(width=192, height=144)
 _POOL = ("--buffers", "4", "--pool", "6", "--pageout", "idle,queued")
 _ODD = ("--buffers", "3", "--pool", "5", "--offset", "52")
@@ -252,6 +260,15 @@ LIVES = _edges("lives", "buffers mapped twice, forked, closed meanwhile")
 LINES = _edges("lines", "teletext lines of all kinds")
 SIDED = _edges("sided", "teletext lines of one field", _OLD)
 LEAKS = _edges("leaks", "kernel memory after many lives of buffers")
+BOUNCED = _bounced(
+    _scene("bounced", "user memory that the kernel copies to", _SMALL, "--scatter", "--buffers", "3")
+)
+BOUNCED_ODD = _bounced(_capture("bounced-odd", "the same within pages, other memory each time", _SMALL,
+                                "userptr", *_ODD))  # fmt: skip
+BOUNCED_OWN = _bounced(_capture("bounced-own", "the driver's own buffers, copied to", _SMALL, "mmap"))
+BOUNCED_READ = _bounced(
+    _capture("bounced-read", "read() into memory that the kernel copies to", _SMALL, "read")
+)
 UNLOADED = _capture("unloaded", "the driver is loaded before and unloaded after", _TINY, "userptr", *_ODD)
 UNLOADED = replace(UNLOADED, scene=replace(UNLOADED.scene, unload=True), settings=False)
 #: In the order in which they are played.
@@ -259,6 +276,7 @@ ACTS = (
     UNALIGNED, USERPTR, MMAP, READ, PIECES, MORE_PIECES, PLANAR, SMALL_PLANES, ODD_PLANES, COARSE, TOP_PLANES,
     BOTTOM_PLANES, ONE_FIELD, BOTTOM, SEQUENTIAL, WIDE, NARROW, VBI, GEOMETRY,
     ALTERNATE, SHARED, IMPORTED, REFUSED, LIVES, LINES, SIDED, LEAKS, UNLOADED,
+    BOUNCED, BOUNCED_ODD, BOUNCED_OWN, BOUNCED_READ,
 )  # fmt: skip
 
 

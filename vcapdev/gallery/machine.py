@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from vcapdev.gallery import scene
 from vcapdev.gallery.acts import Act
 from vcapdev.gallery.mutate import Mutation
 from vcapdev.gallery.scene import Outcome
@@ -91,7 +92,8 @@ class Machine:
     :param acts: for a mutant, those that run the changed statement.
     :param settings: by act, the card's settings at its end with the driver as it is.
     :param known: what people have found out about equivalent ones.
-    :ivar modules: of the mutant that is being played, for the stage's ``variants``.
+    :param others: stages of acts that want another machine.
+    :ivar modules: of the mutant that is being played, for the stages' ``variants``.
     """
 
     stage: Stage
@@ -101,6 +103,7 @@ class Machine:
     settings: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     known: Sequence[Equivalence] = ()
     modules: dict[str, Mapping[str, Path]] = field(default_factory=dict)
+    others: Mapping[scene.Machine, Stage] = field(default_factory=dict)
     _originals: dict[str, bytes] = field(default_factory=dict)
 
     def play(self, mutants: Sequence[Mutation]) -> Iterator[Fate]:
@@ -115,6 +118,11 @@ class Machine:
                     changed = later.apply(self.texts[later.file])
                     waiting.append(builder.submit(self.build, change(later.name, later.file, changed)))
                 yield self._fate(mutant, waiting.pop(0).result())
+
+    @property
+    def boots(self) -> int:
+        """Of all guests."""
+        return sum(stage.boots for stage in (self.stage, *self.others.values()))
 
     def _fate(self, mutant: Mutation, built: Built) -> Fate:
         kernel = self.stage.kernel
@@ -151,9 +159,10 @@ class Machine:
 
     def _act(self, act: Act, variant: str) -> tuple[Outcome, Caught, str]:
         """One act; a frame that is lost may be the fault of a slow host, so it has to be lost twice."""
+        stage = self.others.get(act.scene.machine, self.stage)
         for _ in range(2):
-            outcome = self.stage.run_scene(act.with_driver(variant))
-            caught, by = verdict_on(outcome, act, self.stage, self.settings.get(act.name, {}))
+            outcome = stage.run_scene(act.with_driver(variant))
+            caught, by = verdict_on(outcome, act, stage, self.settings.get(act.name, {}))
             if caught is not Caught.FRAMES:
                 break
         return outcome, caught, by

@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from vcapdev.errors import ExitStatus, SetupError, UsageError
-from vcapdev.gallery import machine_report
-from vcapdev.gallery.acts import Act, acts_on
+from vcapdev.gallery import machine_report, scene
+from vcapdev.gallery.acts import BOUNCING, GROUND, Act, acts_on
 from vcapdev.gallery.machine import Caught, Equivalence, Fate, Machine
 from vcapdev.gallery.mutant_options import MutantOptions
 from vcapdev.gallery.mutate import Mutation, choose, mutations
@@ -117,9 +117,13 @@ def _play(
     def build(wanted: Change) -> Built:
         return builder.build(wanted, Silent(), 1)
 
-    with Stage(run_options, prepared, modules.__getitem__) as stage:
+    with (
+        Stage(run_options, prepared, modules.__getitem__, GROUND) as stage,
+        Stage(run_options, prepared, modules.__getitem__, BOUNCING) as bouncing,
+    ):
+        others = {BOUNCING: bouncing}
         with screen.stage("reach") as step:
-            ground = survey(stage, list(acts.values()), texts, build, modules)
+            ground = survey(stage, list(acts.values()), texts, build, modules, others)
             left = [one for one in every if not ground.reach.acts((one.file, one.needs))]
             step.note = (
                 f"of {len(every)} changes that can be made, {len(left)} are in statements that no act runs"
@@ -129,7 +133,7 @@ def _play(
         def acts_of(mutant: Mutation) -> list[Act]:
             return [acts[name] for name in ground.reach.acts((mutant.file, mutant.needs))]
 
-        machine = Machine(stage, build, texts, acts_of, ground.settings, load_equivalents(), modules)
+        machine = Machine(stage, build, texts, acts_of, ground.settings, load_equivalents(), modules, others)
         about |= about_ground(every, left, ground)
         loads: list[float] = []
         before = os.getloadavg()[0]
@@ -137,7 +141,7 @@ def _play(
         def told(_: Fate) -> None:
             loads.append(os.getloadavg()[0])
             about["load"] = {"before": before, "median": statistics.median(loads)}
-            about["boots"] = stage.boots
+            about["boots"] = machine.boots
             _keep(options, screen, fates, about)
 
         _until(machine, in_turn(runs, options.count * _SPARE), options.count, screen, fates, told)
@@ -149,6 +153,7 @@ def survey(
     texts: Mapping[str, str],
     build: Callable[[Change], Built],
     modules: dict[str, Mapping[str, Path]],
+    others: Mapping[scene.Machine, Stage] | None = None,
 ) -> Ground:
     """Play all acts with the driver as it is, but for marks, forwards and backwards.
 
@@ -159,8 +164,8 @@ def survey(
     if built.error:
         raise SetupError(f"the driver does not compile with marks: {built.error}")
     modules[MARKED] = built.modules
-    reach, first = reach_of(stage, acts, marks)
-    _, again = reach_of(stage, acts[::-1], marks)  # what depends on the act before is not compared
+    reach, first = reach_of(stage, acts, marks, others)
+    _, again = reach_of(stage, acts[::-1], marks, others)  # what depends on the act before is not compared
     settings = {
         name: {each: value for each, value in found.items() if again[name].get(each) == value}
         for name, found in first.items()
@@ -218,10 +223,10 @@ def _until(
             compiled += fate.caught is not Caught.BROKEN
             told(fate)
             screen.show(machine_report.line(fate))
-            screen.live(f"{compiled} of {wanted} (guest {machine.stage.boots})")
+            screen.live(f"{compiled} of {wanted} (guest {machine.boots})")
             if compiled >= wanted:
                 break
-        step.note = f"{compiled} of {len(fates)} changes compiled, {machine.stage.boots} boots"
+        step.note = f"{compiled} of {len(fates)} changes compiled, {machine.boots} boots"
 
 
 def load_equivalents(path: Path = _KNOWN) -> list[Equivalence]:

@@ -14,13 +14,13 @@ Functions that the compiler puts into others count as well, which the kernel's o
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vcapdev.errors import GuestError, SetupError
 from vcapdev.gallery.acts import Act
 from vcapdev.gallery.csource import Function, Statement, functions
-from vcapdev.gallery.scene import Outcome, Scene
+from vcapdev.gallery.scene import Machine, Outcome, Scene
 from vcapdev.gallery.stage import Stage
 from vcapdev.image.drivertree import Change
 
@@ -119,16 +119,19 @@ def change_of(marks: Sequence[Marks]) -> Change:
 
 
 def reach_of(
-    stage: Stage, acts: Sequence[Act], marks: Sequence[Marks]
+    stage: Stage, acts: Sequence[Act], marks: Sequence[Marks], others: Mapping[Machine, Stage] | None = None
 ) -> tuple[Reach, dict[str, dict[str, int]]]:
     """Play every act with the marked driver, which ``stage`` must know as :data:`MARKED`.
+
+    ``others`` are the stages of acts that want another machine.
 
     Gives what was run, and by act what the card is set up for at its end.
 
     :raise GuestError: an act does not go well with it.
     """
-    reach, settings = Reach(), {}
+    reach, settings, usual = Reach(), {}, stage
     for act in acts:
+        stage = (others or {}).get(act.scene.machine, usual)
         scene = act.with_driver(MARKED)
         played = replace(scene, setup=(*_FORGET, *scene.setup), teardown=(*scene.teardown, *_TELL))
         outcome = _go_well(stage, act, played)

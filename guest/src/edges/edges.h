@@ -14,6 +14,7 @@ struct device {
 	int fd, type;
 	enum v4l2_memory memory;
 	size_t size;
+	int field; /* of the last frame */
 };
 
 /* An answer of the driver, to be compared with what it answers when nobody has altered it. */
@@ -22,7 +23,7 @@ void __attribute__((format(printf, 2, 3))) answer(long long value, const char *f
 void __attribute__((format(printf, 1, 2))) wrong(const char *format, ...);
 void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *format, ...);
 
-/* 0 or the errno. */
+/* 0 or the errno; minus the result where it is above 0. */
 int call(int fd, unsigned long request, void *argument);
 struct device open_video(unsigned width, unsigned height, enum v4l2_memory memory);
 struct device open_vbi(enum v4l2_memory memory);

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "edges.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -41,18 +42,22 @@ static void tell_format(const struct v4l2_format *f, const char *what, unsigned 
 static void tell_lines(const uint8_t *m, size_t size, unsigned which)
 {
 	unsigned long long came = 0, whole = 0;
+	unsigned places = 0;
 
 	for (size_t line = 0; line < size / 2048 && line < 63; line++) {
 		int begins = m[line * 2048] || m[line * 2048 + 1], ends = 0;
 
 		for (int i = 2028; i < 2044; i++)
 			ends |= m[line * 2048 + (size_t)i];
+		/* The card says which line of which field it is. */
+		places = places * 31 + (m[line * 2048 + 4] | m[line * 2048 + 5] << 8 | m[line * 2048 + 6] << 16);
 		came |= (unsigned long long)begins << line;
 		whole |= (unsigned long long)(begins && ends) << line;
 		if (m[line * 2048 + 2044] | m[line * 2048 + 2047])
 			wrong("bytes behind line %zu were written", line);
 	}
 	answer((long long)came, "format %u: lines that came", which);
+	answer(places, "format %u: which lines", which);
 	answer((long long)whole, "format %u: lines that are whole", which);
 }
 
@@ -74,6 +79,7 @@ static void capture_lines(struct device *d, const struct v4l2_format *f, unsigne
 		got = dequeue(d);
 	if (got >= 0 && got < 2 && m[got])
 		tell_lines(m[got], d->size, which);
+	answer(d->field, "format %u: field", which);
 	answer(stream(d, 0), "format %u: STREAMOFF", which);
 	for (int i = 0; i < 2; i++)
 		if (m[i])
@@ -96,6 +102,25 @@ static void user_lines(void)
 	answer(stream(&d, 0), "STREAMOFF for lines");
 	close(d.fd);
 	munmap(m, d.size * 2 + PAGE);
+}
+
+/* Lines far down in the picture: the other norm has fewer. */
+static void far_lines(struct device *d)
+{
+	v4l2_std_id ntsc = V4L2_STD_NTSC_M, pal = V4L2_STD_PAL;
+	struct v4l2_format f = { .type = V4L2_BUF_TYPE_VBI_CAPTURE };
+
+	answer(call(d->fd, VIDIOC_G_FMT, &f), "G_FMT at first");
+	tell_format(&f, "first", 0);
+	f = (struct v4l2_format){ .type = V4L2_BUF_TYPE_VBI_CAPTURE };
+	f.fmt.vbi = (struct v4l2_vbi_format){ .start = { 230, 543 }, .count = { 60, 60 } };
+	answer(call(d->fd, VIDIOC_S_FMT, &f), "S_FMT of lines far down");
+	tell_format(&f, "far", 0);
+	answer(call(d->fd, VIDIOC_S_STD, &ntsc), "far down to NTSC");
+	f = (struct v4l2_format){ .type = V4L2_BUF_TYPE_VBI_CAPTURE };
+	answer(call(d->fd, VIDIOC_G_FMT, &f), "G_FMT of lines far down");
+	tell_format(&f, "far, NTSC", 0);
+	answer(call(d->fd, VIDIOC_S_STD, &pal), "far down to PAL");
 }
 
 /* `sided`: formats with lines of one field only. bttv since Linux 6.6 cannot capture these: it dereferences NULL. */
@@ -127,8 +152,10 @@ static void formats(int sided)
 		answer(call(d.fd, VIDIOC_S_STD, &pal), "to PAL");
 		close(d.fd);
 	}
-	/* bttv on videobuf2 keeps a format for the next who opens it. */
 	struct device d = open_vbi(V4L2_MEMORY_MMAP);
+	if (!sided)
+		far_lines(&d);
+	/* bttv on videobuf2 keeps a format for the next who opens it. */
 	f = (struct v4l2_format){ .type = V4L2_BUF_TYPE_VBI_CAPTURE };
 	f.fmt.vbi = (struct v4l2_vbi_format){ .start = { 7, 320 }, .count = { 16, 16 } };
 	answer(call(d.fd, VIDIOC_S_FMT, &f), "S_FMT as it was");
@@ -155,7 +182,7 @@ enum { LIVES = 60, FIRST = 6, BUFFERS = 2 };
 static long kib(const char *name)
 {
 	char line[200];
-	long value = 0;
+	long value = 0, kept;
 	FILE *f = fopen("/proc/meminfo", "r");
 
 	if (!f)
@@ -164,6 +191,13 @@ static long kib(const char *name)
 		if (!strncmp(line, name, strlen(name)) && line[strlen(name)] == ':')
 			value = atol(line + strlen(name) + 1);
 	fclose(f);
+	/* Free pages that a processor keeps at hand are not in MemFree. */
+	f = strcmp(name, "MemFree") ? NULL : fopen("/proc/zoneinfo", "r");
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, " count: %ld", &kept) == 1)
+			value += kept * (PAGE / 1024);
+	if (f)
+		fclose(f);
 	return value;
 }
 
@@ -181,14 +215,61 @@ static long areas(void)
 	return count;
 }
 
-static void write_one(const char *path)
+static void write_one(const char *path, const char *text)
 {
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
 
-	if (fd >= 0 && write(fd, "3\n", 2) < 0)
+	if (fd >= 0 && write(fd, text, strlen(text)) < 0)
 		fail("cannot write to %s: %s", path, strerror(errno));
 	close(fd);
 }
+
+/* Objects in use in the kernel's heap, size by size, without those that a processor has at hand. */
+enum { SIZES = 64 };
+
+struct heap {
+	char name[40];
+	long used;
+};
+
+static int heap_now(struct heap *found)
+{
+	char line[300], path[80];
+	struct dirent *entry;
+	int count = 0;
+	DIR *d = opendir("/sys/kernel/slab");
+	FILE *f;
+
+	while (d && (entry = readdir(d)))
+		if (!strncmp(entry->d_name, "kmalloc-", 8)) {
+			snprintf(path, sizeof(path), "/sys/kernel/slab/%.40s/shrink", entry->d_name);
+			write_one(path, "1\n");
+		}
+	if (d)
+		closedir(d);
+	f = fopen("/proc/slabinfo", "r");
+
+	while (f && count < SIZES && fgets(line, sizeof(line), f)) {
+		struct heap *h = &found[count];
+
+		count += sscanf(line, "%39s %ld", h->name, &h->used) == 2 &&
+			 !strncmp(h->name, "kmalloc-", 8);
+	}
+	if (f)
+		fclose(f);
+	return count;
+}
+
+static void compare_heaps(const struct heap *before, const struct heap *now, int count)
+{
+	for (int i = 0; i < count; i++) {
+		long grown = now[i].used - before[i].used;
+
+		if (!strcmp(before[i].name, now[i].name) && grown > LIVES * 3 / 4)
+			wrong("%d lives of buffers leave %ld objects in the kernel (%s)", LIVES, grown, now[i].name);
+	}
+}
+
 
 static void one_life(uint8_t *memory, int round)
 {
@@ -211,13 +292,13 @@ static void one_life(uint8_t *memory, int round)
 			munmap(m, d.size);
 	}
 	close(d.fd);
-	if (round % 4)
-		return;
-	d = open_video(768, 576, V4L2_MEMORY_MMAP);
-	request(&d, BUFFERS);
-	for (unsigned i = 0; i < BUFFERS; i++)
-		queue(&d, i, NULL, 0);
-	close(d.fd);
+	if (round % 4 == 0) {
+		d = open_video(768, 576, V4L2_MEMORY_MMAP);
+		request(&d, BUFFERS);
+		for (unsigned i = 0; i < BUFFERS; i++)
+			queue(&d, i, NULL, 0);
+		close(d.fd);
+	}
 	d = open_video(96, 72, V4L2_MEMORY_MMAP);
 	if (read(d.fd, some, sizeof(some)) <= 0)
 		wrong("read() of a few bytes: %s", strerror(errno));
@@ -233,17 +314,20 @@ void leaks(void)
 	enum { SIZE = 768 * 576 * 2 };
 	uint8_t *memory = memory_of((BUFFERS + 1) * (SIZE + PAGE));
 	long before[3] = { 0 }, grown, before_areas = 0;
+	struct heap heap[2][SIZES];
+	int sizes = 0;
 
 	for (int i = 0; i < FIRST + LIVES; i++) {
 		if (i == FIRST) {
-			write_one("/proc/sys/vm/drop_caches");
+			write_one("/proc/sys/vm/drop_caches", "3\n");
 			before_areas = areas();
+			sizes = heap_now(heap[0]);
 			for (int k = 0; k < 3; k++)
 				before[k] = kib(kinds[k].name);
 		}
 		one_life(memory, i);
 	}
-	write_one("/proc/sys/vm/drop_caches");
+	write_one("/proc/sys/vm/drop_caches", "3\n");
 	for (int k = 0; k < 3; k++) {
 		grown = (kib(kinds[k].name) - before[k]) * kinds[k].sign;
 		printf("{\"event\": \"grown\", \"what\": \"%s\", \"kib\": %ld}\n", kinds[k].name, grown);
@@ -254,5 +338,7 @@ void leaks(void)
 	printf("{\"event\": \"grown\", \"what\": \"vmallocinfo\", \"areas\": %ld}\n", grown);
 	if (grown > LIVES / 8)
 		wrong("%d lives of buffers leave %ld mappings in the kernel", LIVES, grown);
+	if (sizes == heap_now(heap[1]))
+		compare_heaps(heap[0], heap[1], sizes);
 	munmap(memory, BUFFERS * (SIZE + PAGE) + SIZE / 2);
 }
