@@ -19,6 +19,7 @@ from vcapdev.gallery import answer_options, lookalike_options, mutant_options
 from vcapdev.run import options as run_options
 from vcapdev.scenario import options as scenario_options
 from vcapdev.serve import options as serve_options
+from vcapdev.watch import options as watch_options
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -107,6 +108,8 @@ def parser() -> argparse.ArgumentParser:
     scenario_options.add_arguments(played)
     grid = command("matrix", _matrix, "play scenarios on several kernels: the grid, and the first bad one")
     scenario_options.add_arguments(grid, matrix=True)
+    loop = command("watch", _watch, "build a module whenever its sources change, and play scenarios with it")
+    watch_options.add_arguments(loop)
     question = command("answer", _answer, "is get_user_pages() enough? play the matrix, write the answer")
     answer_options.add_arguments(question)
     command("version", _version, "the version of vcapdev")
@@ -207,6 +210,12 @@ def _matrix(args: argparse.Namespace) -> int:
     from vcapdev.scenario.command import run
 
     return run(scenario_options.from_arguments(args, matrix=True))
+
+
+def _watch(args: argparse.Namespace) -> int:
+    from vcapdev.watch.command import run
+
+    return run(watch_options.from_arguments(args))
 
 
 def _version(_args: argparse.Namespace) -> int:

@@ -117,10 +117,12 @@ class DriverTree:
 
         The build itself makes no BTF: that would take the kernel's own vmlinux and pahole.
         """
-        return all(
-            _STRUCT.findall(text) == _STRUCT.findall((self.source / file).read_bytes())
-            for file, text in texts.items()
-        )
+        return all(declare_alike(text, (self.source / file).read_bytes()) for file, text in texts.items())
+
+
+def declare_alike(text: bytes, other: bytes) -> bool:
+    """Whether two texts of C declare the same structs."""
+    return _STRUCT.findall(text) == _STRUCT.findall(other)
 
 
 def driver_tree(

@@ -22,7 +22,14 @@ from vcapdev.progress import Progress
 
 
 class BuildError(SetupError):
-    """A driver does not compile, or what was compiled would not load."""
+    """A driver does not compile, or what was compiled would not load.
+
+    :ivar output: all that the build has said against it.
+    """
+
+    def __init__(self, text: str, output: str = "") -> None:
+        super().__init__(text)
+        self.output = output
 
 
 def apply_diff(diff: Path, source: Path, release: str) -> None:
@@ -61,11 +68,12 @@ def apply_diff(diff: Path, source: Path, release: str) -> None:
 
 def run_make(
     toolchain: Toolchain, release: str, build: Path, label: str, progress: Progress, jobs: int | None = None
-) -> None:
+) -> str:
     """Run the kernel's build on the prepared directory, with ``jobs`` at a time (as many as there are CPUs).
 
     Neither debug information nor BTF is made: the latter would need the kernel's vmlinux.
 
+    :return: what the build complains of all the same.
     :raise BuildError: with the first error that the build prints.
     """
     headers = toolchain.headers / f"usr/src/linux-headers-{release}"
@@ -80,8 +88,9 @@ def run_make(
         text = errors.read().replace(f"{build}/", "")
     if status:
         progress.finish("failed")
-        raise BuildError(f"the driver does not compile with {toolchain.version}: {_first_error(text)}")
+        raise BuildError(f"the driver does not compile with {toolchain.version}: {_first_error(text)}", text)
     progress.finish(f"with {toolchain.version}")
+    return text
 
 
 def _count_steps(argv: Sequence[str], environment: Mapping[str, str], errors: int, progress: Progress) -> int:

@@ -72,7 +72,7 @@ def touched_modules(source: Path, files: Iterable[str] | None) -> list[str]:
 
 def prepare_build(source: Path, build: Path, modules: Sequence[str]) -> None:
     """Lay out a directory for an external build: the sources of ``modules``, flat, and a Kbuild file."""
-    build.mkdir()
+    build.mkdir(exist_ok=True)
     lines = ["obj-m := " + " ".join(f"{module}.o" for module in modules)]
     for module in modules:
         for file in module_files(source, module):
