@@ -2,7 +2,7 @@
 /*
  * Does to a capture driver what programs rarely do, or do wrongly, and notes the driver's answers.
  *
- * usage: vcap-edges refused|lives|lines|sided|leaks
+ * usage: vcap-edges refused|lives|lines|sided|first|leaks
  *
  * Output: one JSON object a line. {"event": "answer", "what": ..., "value": ...} is for comparison with the
  * unaltered driver; {"event": "wrong", "text": ...} is wrong in any case. Exit status: 0, 1 something was
@@ -218,7 +218,7 @@ int main(int argc, char **argv)
 		const char *name;
 		void (*run)(void);
 	} parts[] = { { "refused", refused }, { "lives", lives }, { "lines", lines },
-		      { "sided", sided },     { "leaks", leaks } };
+		      { "sided", sided },     { "first", first }, { "leaks", leaks } };
 
 	setvbuf(stdout, NULL, _IOLBF, 8192);
 	for (size_t i = 0; argc == 2 && i < sizeof(parts) / sizeof(*parts); i++)
@@ -226,6 +226,6 @@ int main(int argc, char **argv)
 			parts[i].run();
 			return found;
 		}
-	fputs("usage: vcap-edges refused|lives|lines|sided|leaks\n", stderr);
+	fputs("usage: vcap-edges refused|lives|lines|sided|first|leaks\n", stderr);
 	return 2;
 }

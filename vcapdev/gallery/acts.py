@@ -161,8 +161,8 @@ def _geometry() -> Act:
     """
     crop = "top=60,left=100,width=600,height=400"
     words = ("v4l2-ctl", "-d", "/dev/video0", "--set-standard=pal", f"--set-crop={crop}",
-             "--set-fmt-video=width=320,height=200,pixelformat=YUYV", "--stream-mmap=3", "--stream-count=2",
-             f"--stream-to={_VBI_FILE}")  # fmt: skip
+             "--set-fmt-video=width=320,height=200,pixelformat=YUYV,field=interlaced", "--stream-mmap=3",
+             "--stream-count=2", f"--stream-to={_VBI_FILE}")  # fmt: skip
     scene = Scene("cropped", "a part of the picture, scaled, of a video recorder", words, timeout=_SOON,
                   setup=(_COMB % 1, _VCR % 1), teardown=(_COMB % 0, _VCR % 0, *_UNCROP))  # fmt: skip
     return Act(scene, lambda stage: lines_left_out(stage.pull(_VBI_FILE), 640, 200))
@@ -259,6 +259,8 @@ REFUSED = _edges("refused", "memory that cannot be a buffer")
 LIVES = _edges("lives", "buffers mapped twice, forked, closed meanwhile")
 LINES = _edges("lines", "teletext lines of all kinds")
 SIDED = _edges("sided", "teletext lines of one field", _OLD)
+FIRST = _edges("first", "the format of teletext lines to begin with", _NEW)
+FIRST = replace(FIRST, scene=replace(FIRST.scene, unload=True))
 LEAKS = _edges("leaks", "kernel memory after many lives of buffers")
 BOUNCED = _bounced(
     _scene("bounced", "user memory that the kernel copies to", _SMALL, "--scatter", "--buffers", "3")
@@ -275,7 +277,7 @@ UNLOADED = replace(UNLOADED, scene=replace(UNLOADED.scene, unload=True), setting
 ACTS = (
     UNALIGNED, USERPTR, MMAP, READ, PIECES, MORE_PIECES, PLANAR, SMALL_PLANES, ODD_PLANES, COARSE, TOP_PLANES,
     BOTTOM_PLANES, ONE_FIELD, BOTTOM, SEQUENTIAL, WIDE, NARROW, VBI, GEOMETRY,
-    ALTERNATE, SHARED, IMPORTED, REFUSED, LIVES, LINES, SIDED, LEAKS, UNLOADED,
+    ALTERNATE, SHARED, IMPORTED, REFUSED, LIVES, LINES, SIDED, FIRST, LEAKS, UNLOADED,
     BOUNCED, BOUNCED_ODD, BOUNCED_OWN, BOUNCED_READ,
 )  # fmt: skip
 

@@ -46,6 +46,7 @@ void refused(void);
 void lives(void);
 void lines(void);
 void sided(void);
+void first(void);
 void leaks(void);
 
 #endif

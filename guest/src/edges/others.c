@@ -175,6 +175,17 @@ void sided(void)
 	formats(1);
 }
 
+/* The format of a driver that was just loaded. */
+void first(void)
+{
+	struct device d = open_vbi(V4L2_MEMORY_MMAP);
+	struct v4l2_format f = { .type = V4L2_BUF_TYPE_VBI_CAPTURE };
+
+	answer(call(d.fd, VIDIOC_G_FMT, &f), "G_FMT");
+	tell_format(&f, "after loading", 0);
+	close(d.fd);
+}
+
 /* ---- leaks: kernel memory after many lives of buffers ---- */
 
 enum { LIVES = 60, FIRST = 6, BUFFERS = 2 };
