@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from vcapdev.bt878.pattern import KIND_VBI, PictureKey, Shot, picture
+from vcapdev.errors import UsageError
 from vcapdev.gallery.acts import ACTS, MMAP, USERPTR, acts_on, lines_left_out, vbi_damage
 from vcapdev.gallery.machine import Caught, Equivalence, Fate, Machine, verdict_on
 from vcapdev.gallery.machine_page import main, page
 from vcapdev.gallery.machine_report import markdown, to_json, totals, write
-from vcapdev.gallery.machines import Ground, about_ground, in_turn, load_equivalents, sources, stale
+from vcapdev.gallery.machines import Ground, about_ground, earlier, in_turn, load_equivalents, sources, stale
+from vcapdev.gallery.mutant_options import MutantOptions
 from vcapdev.gallery.mutate import Mutation, mutations
 from vcapdev.gallery.reach import Reach
 from vcapdev.gallery.scene import GuestReport, Outcome, ProgramResult, Scene
@@ -179,6 +181,23 @@ def test_the_page_is_made_of_reports_and_of_what_is_known_by_now(
     (tmp_path / "machine.json").write_text("[]")
     assert main([str(tmp_path)]) == 2
     assert "make mutants KIND=machine" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_goes_on_with_its_report(tmp_path: Path) -> None:
+    about = dict.fromkeys(("vcapdev", "kernel", "release", "qemu", "accelerator", "packages"), "x")
+    again = MutantOptions(report=tmp_path, resume=True)
+    assert earlier(again, about) == ([], about), "there is nothing yet"
+    each = [Fate("k", MUTANTS[0], Caught.ESCAPED, act="mmap"), Fate("k", MUTANTS[1], Caught.RULE, "pin-leak")]
+    load = {"before": 1.0, "median": 2.0, "each": [2.0]}
+    write(tmp_path, each, about | {"took": {"play": 9}, "load": load, "boots": 3})
+    fates, now = earlier(again, about)
+    assert fates == each
+    assert (now["sittings"], now["took_before"], now["load"], now["boots"]) == (2, {"play": 9}, load, 3)
+    assert earlier(MutantOptions(report=tmp_path), about) == ([], about), "nobody asked for it"
+    with pytest.raises(UsageError, match="another release"):
+        earlier(again, about | {"release": "y"})
+    with pytest.raises(UsageError, match="--report"):
+        earlier(MutantOptions(resume=True), about)
 
 
 def test_every_beginning_of_the_order_is_spread() -> None:

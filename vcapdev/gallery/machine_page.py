@@ -8,17 +8,14 @@ What people have found out about escaped changes since a run (equivalents.yaml) 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from vcapdev.errors import UsageError, VcapdevError
-from vcapdev.gallery.machine import Caught, Equivalence, Fate, explained
-from vcapdev.gallery.machine_report import markdown
+from vcapdev.errors import VcapdevError
+from vcapdev.gallery.machine import Equivalence, explained
+from vcapdev.gallery.machine_report import markdown, read
 from vcapdev.gallery.machines import load_equivalents
-from vcapdev.gallery.mutate import Mutation
 
 HEAD = """\
 # Mutants by machine
@@ -48,22 +45,6 @@ def page(reports: Sequence[Path], known: Sequence[Equivalence]) -> str:
         fates, about = read(directory)
         parts.append(markdown([explained(fate, known) for fate in fates], about).rstrip("\n") + "\n")
     return "\n".join([HEAD, *parts])
-
-
-def read(directory: Path) -> tuple[list[Fate], dict[str, Any]]:
-    """The fates of a run, and what is said about it. :raise UsageError: a directory holds no report."""
-    path = directory / "machine.json"
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        fates = [
-            Fate(**row | {"mutation": Mutation(**row["mutation"]), "caught": Caught(row["caught"])})
-            for row in about.pop("mutants")
-        ]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(
-            f"{path} is no report ({error}); make one: make mutants KIND=machine REPORT={directory}"
-        ) from None
-    return fates, about
 
 
 def main(arguments: Sequence[str]) -> int:

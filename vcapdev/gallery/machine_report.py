@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from vcapdev import __version__
-from vcapdev.errors import SetupError
+from vcapdev.errors import SetupError, UsageError
 from vcapdev.gallery.machine import Caught, Fate
 from vcapdev.gallery.mutate import KINDS, Mutation
 
 SCHEMA_VERSION = 1
+REPORT = "machine.json"
 MEANING = {
     Caught.RULE: "caught by a rule of the checker",
     Caught.GUEST: "caught by the guest's kernel (oops, WARNING, a module that does not load)",
@@ -68,6 +69,22 @@ def write(directory: Path, fates: Sequence[Fate], about: Json) -> None:
         raise SetupError(
             f"--report {directory}: {error.strerror}; name a directory that can be written"
         ) from None
+
+
+def read(directory: Path) -> tuple[list[Fate], Json]:
+    """The fates of a run, and what is said about it. :raise UsageError: a directory holds no report."""
+    path = directory / REPORT
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        fates = [
+            Fate(**row | {"mutation": Mutation(**row["mutation"]), "caught": Caught(row["caught"])})
+            for row in about.pop("mutants")
+        ]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(
+            f"{path} is no report ({error}); make one: make mutants KIND=machine REPORT={directory}"
+        ) from None
+    return fates, about
 
 
 def to_json(fates: Sequence[Fate], about: Json) -> str:
@@ -127,9 +144,10 @@ def _how(about: Json) -> list[str]:
     times = ", ".join(f"{name} {seconds / 60:.1f} min" for name, seconds in took.items())
     load = about.get("load")
     busy = f"; load average {load['before']:.1f} before, {load['median']:.1f} meanwhile" if load else ""
+    sittings = f" in {about['sittings']} sittings" if about.get("sittings", 1) > 1 else ""
     return [
         f"{about['when']}, QEMU {about.get('qemu', '')} with {about.get('accelerator', '')},"
-        f" {about.get('boots', 0)} boots; {times} on {about.get('cpus', '?')} CPUs{busy}.",
+        f" {about.get('boots', 0)} boots; {times}{sittings} on {about.get('cpus', '?')} CPUs{busy}.",
         "",
     ]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from vcapdev import __version__
 from vcapdev.errors import ExitStatus, SetupError, UsageError
 from vcapdev.gallery import machine_report, scene
 from vcapdev.gallery.acts import BOUNCING, GROUND, Act, acts_on
@@ -54,8 +55,7 @@ def run(options: MutantOptions) -> ExitStatus:
         prepared = prepare(run_options, screen.progress)
         stage.note = f"{options.kernel}, QEMU {prepared.qemu.version} with {prepared.accel.name}"
     builder = Builder(load_recipe(options.kernel), prepared.guest, screen.progress)
-    fates: list[Fate] = []
-    about = _about(options, prepared)
+    fates, about = earlier(options, _about(options, prepared))
     try:
         _play(options, run_options, prepared, builder, screen, fates, about)
     finally:  # what was found out before something went wrong counts, too
@@ -64,10 +64,36 @@ def run(options: MutantOptions) -> ExitStatus:
     return ExitStatus.CLEAN
 
 
+#: What must be the same for a run to go on.
+_SAME = ("vcapdev", "kernel", "release", "qemu", "accelerator", "packages")
+
+
+def earlier(options: MutantOptions, about: Json) -> tuple[list[Fate], Json]:
+    """What an interrupted run has found out, where this one goes on with it.
+
+    :raise UsageError: that was another kernel, or a change of it was played with other things.
+    """
+    if options.resume and options.report is None:
+        raise UsageError("--resume needs --report DIR: what was found out is there")
+    if not options.resume or options.report is None or not (options.report / machine_report.REPORT).exists():
+        return [], about
+    fates, before = machine_report.read(options.report)
+    if different := [name for name in _SAME if before.get(name) != about[name]]:
+        raise UsageError(
+            f"--resume: the report in {options.report} was made with another {', '.join(different)};"
+            " name another directory, or leave out --resume"
+        )
+    more = {"sittings": before.get("sittings", 1) + 1, "took_before": before.get("took", {})}
+    return fates, about | more | {name: before[name] for name in ("load", "boots") if name in before}
+
+
 def _keep(options: MutantOptions, screen: Screen, fates: Sequence[Fate], about: Json) -> None:
     """Write what is known so far, where that is wanted."""
     if options.report is not None:
-        about["took"] = {name: round(seconds) for name, seconds in screen.stages.items()}
+        took = dict(about.get("took_before", {}))
+        for name, seconds in screen.stages.items():
+            took[name] = took.get(name, 0) + round(seconds)
+        about["took"] = took
         machine_report.write(options.report, fates, about)
 
 
@@ -135,16 +161,18 @@ def _play(
 
         machine = Machine(stage, build, texts, acts_of, ground.settings, load_equivalents(), modules, others)
         about |= about_ground(every, left, ground)
-        loads: list[float] = []
-        before = os.getloadavg()[0]
+        load = about.get("load") or {"before": os.getloadavg()[0], "each": []}
+        boots = about.get("boots", 0)
 
         def told(_: Fate) -> None:
-            loads.append(os.getloadavg()[0])
-            about["load"] = {"before": before, "median": statistics.median(loads)}
-            about["boots"] = machine.boots
+            load["each"].append(round(os.getloadavg()[0], 1))
+            about["load"] = load | {"median": statistics.median(load["each"])}
+            about["boots"] = boots + machine.boots
             _keep(options, screen, fates, about)
 
-        _until(machine, in_turn(runs, options.count * _SPARE), options.count, screen, fates, told)
+        known = {fate.mutation for fate in fates}
+        order = [one for one in in_turn(runs, options.count * _SPARE) if one not in known]
+        _until(machine, order, options.count, screen, fates, told)
 
 
 def survey(
@@ -216,9 +244,9 @@ def _until(
     told: Callable[[Fate], None],
 ) -> None:
     """Play until so many that compile have met their fate; ``told`` hears of each."""
-    compiled = 0
+    compiled = sum(fate.caught is not Caught.BROKEN for fate in fates)
     with screen.stage("play") as step:
-        for fate in machine.play(order):
+        for fate in machine.play(order if compiled < wanted else ()):
             fates.append(fate)
             compiled += fate.caught is not Caught.BROKEN
             told(fate)
@@ -254,6 +282,7 @@ def _entry(one: Mapping[str, Any], same: bool) -> Equivalence:
 
 def _about(options: MutantOptions, prepared: Prepared) -> Json:
     return {
+        "vcapdev": __version__,
         "kernel": options.kernel,
         "release": prepared.guest.release,
         "when": time.strftime("%Y-%m-%d"),

@@ -21,6 +21,7 @@ class MutantOptions:
     report: Path | None = None
     qemu: str | None = None
     accel: str = "auto"
+    resume: bool = False  # those by machine: go on with what is in ``report``
     guests: int = 0  # at a time; 0: as many as the machine has room for
 
 
@@ -36,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", action="append", default=[], metavar="TEXT",
                         help="only mutants with TEXT in their name; repeatable")  # fmt: skip
     parser.add_argument("--report", type=Path, metavar="DIR", help="write mutants.json and mutants.md there")
+    parser.add_argument("--resume", action="store_true",
+                        help="by machine: go on where the run that wrote the report in DIR was interrupted")  # fmt: skip
     parser.add_argument("--guests", type=int, default=default.guests, metavar="N",
                         help="guests at a time (as many as there are CPUs and memory)")  # fmt: skip
     parser.add_argument("--qemu", metavar="FILE", help="QEMU 10.1 or later with vfio-user-pci")
@@ -46,5 +49,5 @@ def from_arguments(args: argparse.Namespace) -> MutantOptions:
     """The options as they were given."""
     return MutantOptions(
         kernel=args.kernel, kind=args.kind, only=tuple(args.k), count=max(args.count, 1), report=args.report,
-        qemu=args.qemu, accel=args.accel, guests=max(args.guests, 0),
+        qemu=args.qemu, accel=args.accel, resume=args.resume, guests=max(args.guests, 0),
     )  # fmt: skip
