@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="only mutants with TEXT in their name; repeatable")  # fmt: skip
     parser.add_argument("--report", type=Path, metavar="DIR", help="write mutants.json and mutants.md there")
     parser.add_argument("--resume", action="store_true",
-                        help="by machine: go on where the run that wrote the report in DIR was interrupted")  # fmt: skip
+                        help="by machine: go on where the run that wrote DIR was interrupted")  # fmt: skip
     parser.add_argument("--guests", type=int, default=default.guests, metavar="N",
                         help="guests at a time (as many as there are CPUs and memory)")  # fmt: skip
     parser.add_argument("--qemu", metavar="FILE", help="QEMU 10.1 or later with vfio-user-pci")
