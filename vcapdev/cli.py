@@ -14,6 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from vcapdev import __version__
+from vcapdev.carry import options as carry_options
 from vcapdev.errors import ExitStatus, VcapdevError
 from vcapdev.gallery import answer_options, lookalike_options, mutant_options
 from vcapdev.run import options as run_options
@@ -23,6 +24,8 @@ from vcapdev.watch import options as watch_options
 
 Handler = Callable[[argparse.Namespace], int]
 
+_WITH_GUESTS = ("run", "scenario", "matrix", "watch", "mutants", "lookalikes", "answer", "doctor")
+_OFFLINE = "VCAPDEV_OFFLINE"  # vcapdev.image.offline
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -33,6 +36,8 @@ def main(argv: Sequence[str] | None = None, grammar: argparse.ArgumentParser | N
     """
     args = (grammar or parser()).parse_args(argv)
     handler: Handler = args.handler
+    if getattr(args, "offline", None) is not None:
+        os.environ[_OFFLINE] = str(args.offline.absolute())  # for all processes of this run
     before = {number: signal.signal(number, _interrupt) for number in _ENDING}
     try:
         status = int(handler(args))
@@ -84,6 +89,9 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS,
                          help="show where an error came from")  # fmt: skip
         sub.set_defaults(handler=handler)
+        if name in _WITH_GUESTS:
+            sub.add_argument("--offline", type=Path, metavar="FILE",
+                             help="take everything from this bundle, nothing from the network")  # fmt: skip
         return sub
 
     run = command("run", _run, "boot a guest, capture in it, judge every DMA write")
@@ -96,6 +104,8 @@ def parser() -> argparse.ArgumentParser:
     look.add_argument("bundle", type=Path, metavar="BUNDLE", help="the directory")
     altered = command("mutants", _mutants, "play altered drivers, and tell which were caught, and where")
     mutant_options.add_arguments(altered)
+    carried = command("bundle", _bundle, "write all that guests are made of to a file, for --offline")
+    carry_options.add_arguments(carried)
     command("doctor", _doctor, "what was found on this machine, what was chosen, what is missing")
     cache = command("cache", _cache, "what the per-user cache holds")
     cache.add_argument("action", choices=("list", "prune"))
@@ -164,6 +174,12 @@ def _mutants(args: argparse.Namespace) -> int:
     from vcapdev.gallery.mutants import run
 
     return run(mutant_options.from_arguments(args))
+
+
+def _bundle(args: argparse.Namespace) -> int:
+    from vcapdev.carry.command import run
+
+    return run(carry_options.from_arguments(args))
 
 
 def _doctor(_args: argparse.Namespace) -> int:

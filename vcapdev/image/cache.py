@@ -12,6 +12,7 @@
     <cache>/resolutions/                which package versions a recipe stands for
     <cache>/probes/                     what QEMU and KVM answered when they were tried
     <cache>/kernels/                    tables of guests' kernels, unpacked (vcapdev.guestmm.learnt)
+    <cache>/bundles/<key>/              entries: lock files of bundles (vcapdev.image.offline)
     <cache>/snapshots/<key>/            entries: guests that have booted (vcapdev.vm.snapshot)
     <cache>/locks/                      one flock(2) file for each of the above
 
@@ -36,7 +37,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vcapdev.errors import SetupError
 from vcapdev.paths import cache_dir
@@ -204,7 +205,12 @@ def _suites(root: Path) -> list[str]:
 
 
 class Cache:
-    """The cache at ``root`` (default :func:`vcapdev.paths.cache_dir`); nothing is created before need."""
+    """The cache at ``root`` (default :func:`vcapdev.paths.cache_dir`); nothing is created before need.
+
+    :cvar used: kind and key of each entry that this process was given, in that order.
+    """
+
+    used: ClassVar[dict[tuple[str, str], None]] = {}
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root if root is not None else cache_dir()
@@ -258,6 +264,7 @@ class Cache:
         if kind in _RESERVED or "/" in kind + key:
             raise ValueError(f"not a cache entry: {kind}/{key}")
         place = self.root / kind / key
+        Cache.used[kind, key] = None
         if (kind, key) in self._held and place.is_dir():
             self._touch(place)
             return place / "content"

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vcapdev.errors import SetupError, UsageError
-from vcapdev.image import machine
+from vcapdev.image import machine, offline
 from vcapdev.image.cache import Cache, digest
 from vcapdev.progress import Progress
 from vcapdev.resources import resource_dir
@@ -39,9 +39,27 @@ def build_programs(
     """
     source_dir = sources if sources is not None else resource_dir("guest") / "src"
     owner = cache if cache is not None else Cache()
-    machine.require("programs")
-    compiler = _compiler_version()
-    return {name: _build(name, source_dir, compiler, owner, progress) for name in names}
+    found: dict[str, Path] = {}
+    for name, (made_of, content) in offline.programs(owner, progress).items():
+        if name in names and made_of == sources_digest(name, source_dir):
+            found[name] = content / name
+    left = [name for name in names if name not in found]
+    if left:
+        machine.require("programs")
+        compiler = _compiler_version()
+        found |= {name: _build(name, source_dir, compiler, owner, progress) for name in left}
+    return {name: found[name] for name in names}
+
+
+def sources_digest(name: str, source_dir: Path | None = None) -> str:
+    """A digest of all that a program is made of, but for the compiler.
+
+    :raise UsageError: when there is no such program.
+    """
+    directory = source_dir if source_dir is not None else resource_dir("guest") / "src"
+    files = [*program_sources(name, directory), *sorted(directory.rglob("*.h"))]
+    texts = [f"{path.relative_to(directory)}\0".encode() + path.read_bytes() for path in files]
+    return digest(name, *FLAGS, *texts)
 
 
 def program_sources(name: str, source_dir: Path) -> list[Path]:
@@ -56,9 +74,7 @@ def program_sources(name: str, source_dir: Path) -> list[Path]:
 
 def _build(name: str, source_dir: Path, compiler: str, cache: Cache, progress: Progress) -> Path:
     files = program_sources(name, source_dir)
-    headers = sorted(source_dir.rglob("*.h"))
-    texts = [f"{path.relative_to(source_dir)}\0".encode() + path.read_bytes() for path in (*files, *headers)]
-    key = digest(name, compiler, *FLAGS, *texts)
+    key = digest(compiler, sources_digest(name, source_dir))
 
     def build(directory: Path) -> None:
         progress.start(f"Compiling {name}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from vcapdev.errors import SetupError, UsageError
-from vcapdev.image import machine
+from vcapdev.image import machine, offline
 from vcapdev.image.apt import Address, AptRoot, Plan
 from vcapdev.image.apttool import UnresolvableError
 from vcapdev.image.archives import find_archives, read_config
@@ -94,6 +94,8 @@ def resolve(
 
     :raise UsageError: the lock file is wrong. :raise SetupError: as :func:`provision`.
     """
+    if lock is None:
+        lock = offline.lock(recipe.name, cache, progress)
     if lock is not None:
         return _pinned(recipe, read_lock(lock, recipe.name))
     found = None if refresh else kept_resolution(recipe, cache)
@@ -131,6 +133,7 @@ def kept_resolution(recipe: Recipe, cache: Cache) -> Resolution | None:
 
 
 def _apt_root(recipe: Recipe, cache: Cache) -> AptRoot:
+    offline.refuse_network(recipe.name)
     machine.require("packages")
     config = read_config()
     archives = find_archives(recipe.suites, config)

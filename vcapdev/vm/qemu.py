@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vcapdev.errors import SetupError, UsageError
+from vcapdev.image import offline
 from vcapdev.image.cache import Cache, digest, write_atomic
 from vcapdev.image.lock import Package, Resolution, locked_recipes
 from vcapdev.image.provision import resolve, unpacked
@@ -72,9 +73,19 @@ def provision_qemu(
     cache = cache if cache is not None else Cache()
     if explicit is not None:
         return _explicit(explicit, cache)
+    if lock is None:
+        lock = offline.lock(RECIPE, cache, progress)
     pinned = lock if lock is not None and RECIPE in locked_recipes(lock) else None
     found = find_on_path(cache) if pinned is None else None
     return found if found is not None else _from_debian(cache, progress, pinned, refresh)
+
+
+def debian_qemu(progress: Progress, *, lock: Path | None = None, cache: Cache | None = None) -> Qemu:
+    """Debian's package, whatever else this machine has.
+
+    :raise SetupError: it cannot be had.
+    """
+    return _from_debian(cache if cache is not None else Cache(), progress, lock, False)
 
 
 def _explicit(name: str, cache: Cache) -> Qemu:

@@ -95,7 +95,7 @@ def key_of(config: VmConfig, cache: Cache) -> str:
     programs = list(config.qemu.argv)
     files = {str(path): _content(path, cache) for path in (config.kernel, config.initrd)}
     parts = [_FORMAT, _STAY_AWAKE, json.dumps([files.get(word, word) for word in words[len(programs) :]])]
-    parts += [_stamp(word) for word in programs]
+    parts += [_program(word, cache) for word in programs]
     if config.swap_disk is not None:
         parts.append(f"{config.swap_disk_mib} MiB of swap")
     if config.accel == "kvm":
@@ -196,6 +196,12 @@ def _stamp(word: str) -> str:
     except OSError:
         return word
     return f"{word} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def _program(word: str, cache: Cache) -> str:
+    """A word of what starts QEMU. Where that lies in the cache it never changes, on whatever machine."""
+    root = str(cache.root)
+    return word.replace(root, "cache:") if word.startswith(root + "/") else _stamp(word)
 
 
 def _measure(path: Path) -> list[Any]:
