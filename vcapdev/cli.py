@@ -14,6 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from vcapdev import __version__
+from vcapdev.carry import cifiles
 from vcapdev.carry import options as carry_options
 from vcapdev.errors import ExitStatus, VcapdevError
 from vcapdev.gallery import answer_options, lookalike_options, mutant_options
@@ -25,7 +26,8 @@ from vcapdev.watch import options as watch_options
 Handler = Callable[[argparse.Namespace], int]
 
 _WITH_GUESTS = ("run", "scenario", "matrix", "watch", "mutants", "lookalikes", "answer", "doctor")
-_OFFLINE = "VCAPDEV_OFFLINE"  # vcapdev.image.offline
+#: Options that are handed to all processes of a run as variables of the environment (vcapdev.image.offline).
+_FOR_ALL = {"offline": "VCAPDEV_OFFLINE", "lock": "VCAPDEV_LOCK"}
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -36,8 +38,9 @@ def main(argv: Sequence[str] | None = None, grammar: argparse.ArgumentParser | N
     """
     args = (grammar or parser()).parse_args(argv)
     handler: Handler = args.handler
-    if getattr(args, "offline", None) is not None:
-        os.environ[_OFFLINE] = str(args.offline.absolute())  # for all processes of this run
+    for name, variable in _FOR_ALL.items():
+        if getattr(args, name, None) is not None:
+            os.environ[variable] = str(getattr(args, name).absolute())
     before = {number: signal.signal(number, _interrupt) for number in _ENDING}
     try:
         status = int(handler(args))
@@ -89,6 +92,9 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS,
                          help="show where an error came from")  # fmt: skip
         sub.set_defaults(handler=handler)
+        if name in _WITH_GUESTS and name not in ("run", "doctor"):
+            sub.add_argument("--lock", type=Path, metavar="FILE",
+                             help="take exactly the packages of this lock file")  # fmt: skip
         if name in _WITH_GUESTS:
             sub.add_argument("--offline", type=Path, metavar="FILE",
                              help="take everything from this bundle, nothing from the network")  # fmt: skip
@@ -106,6 +112,13 @@ def parser() -> argparse.ArgumentParser:
     mutant_options.add_arguments(altered)
     carried = command("bundle", _bundle, "write all that guests are made of to a file, for --offline")
     carry_options.add_arguments(carried)
+    pinning = command("lock", _lock, "write which packages guests are made of, for --lock")
+    pinning.add_argument("path", type=Path, metavar="FILE", help="where to")
+    pinning.add_argument("--kernel", action="append", default=[], metavar="NAME",
+                         help="image recipe; repeatable (bookworm-6.1)")  # fmt: skip
+    pinning.add_argument("--refresh", action="store_true", help="ask the mirror for newer packages")
+    ready = command("ci", _ci, "ready files for CI servers")
+    cifiles.add_arguments(ready)
     command("doctor", _doctor, "what was found on this machine, what was chosen, what is missing")
     cache = command("cache", _cache, "what the per-user cache holds")
     cache.add_argument("action", choices=("list", "prune"))
@@ -180,6 +193,16 @@ def _bundle(args: argparse.Namespace) -> int:
     from vcapdev.carry.command import run
 
     return run(carry_options.from_arguments(args))
+
+
+def _lock(args: argparse.Namespace) -> int:
+    from vcapdev.carry.command import lock
+
+    return lock(args.path, tuple(dict.fromkeys(args.kernel)) or ("bookworm-6.1",), refresh=args.refresh)
+
+
+def _ci(args: argparse.Namespace) -> int:
+    return cifiles.run(args.what, args.path)
 
 
 def _doctor(_args: argparse.Namespace) -> int:

@@ -30,9 +30,7 @@ def test_one_kernel_is_carried_unless_others_are_named(tmp_path: Path) -> None:
     path = str(tmp_path / "x.vcap")
     assert options(path).kernels == ("bookworm-6.1",)
     assert options(path).snapshots
-    chosen = options(
-        path, "--kernel=a", "--kernel=b", "--kernel=a", "--no-snapshots", "--with-build"
-    )
+    chosen = options(path, "--kernel=a", "--kernel=b", "--kernel=a", "--no-snapshots", "--with-build")
     assert chosen.kernels == ("a", "b")
     assert (chosen.snapshots, chosen.building) == (False, True)
 

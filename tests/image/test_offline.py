@@ -137,6 +137,19 @@ def test_the_variable_says_no_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
         offline.bundle()
 
 
+def test_a_lock_file_for_all_processes_pins_what_it_has(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU need not be in it; a guest that is to be pinned has to."""
+    recipe, path = load_recipe(RECIPE), tmp_path / "lock.json"
+    path.write_text(dump_lock([Resolution(RECIPE, recipe.key, (PACKAGE,))]))
+    monkeypatch.setenv(offline.LOCK_VARIABLE, str(path))
+    assert resolve(recipe, cache, Silent()).packages == (PACKAGE,)
+    assert offline.lock("qemu", cache, Silent(), guest=False) is None
+    with pytest.raises(UsageError, match=r"does not hold recipe 'trixie-6\.12'"):
+        resolve(load_recipe("trixie-6.12"), cache, Silent())
+
+
 def test_a_lock_file_that_was_named_counts_more(
     cache: Cache, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

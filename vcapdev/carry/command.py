@@ -13,10 +13,10 @@ from pathlib import Path
 
 from vcapdev import __version__
 from vcapdev.carry.options import CarryOptions
-from vcapdev.errors import ExitStatus
+from vcapdev.errors import ExitStatus, SetupError
 from vcapdev.image.bundlefile import Manifest, Writer
 from vcapdev.image.cache import Cache
-from vcapdev.image.lock import Resolution, dump_lock
+from vcapdev.image.lock import Resolution, dump_lock, write_lock
 from vcapdev.image.programs import build_programs, sources_digest
 from vcapdev.image.recipe import load_recipe
 from vcapdev.image.sources import driver_sources, header_tree, kernel_version
@@ -62,6 +62,28 @@ def run(options: CarryOptions) -> ExitStatus:
         size = write(options.path, manifest, list(used), screen.progress)
         stage.note = f"{options.path}: {size / 1e6:.0f} MB"
     print(f"on another machine: vcapdev run --offline {options.path.name} --kernel {options.kernels[0]}")
+    return ExitStatus.CLEAN
+
+
+def lock(path: Path, kernels: tuple[str, ...], *, refresh: bool) -> ExitStatus:
+    """Write the lock file of these kernels' guests and their QEMU.
+
+    :raise VcapdevError: the packages cannot be had, or the file not be written.
+    """
+    screen = Screen()
+    found: dict[str, Resolution] = {}
+    for name in kernels:
+        with screen.stage("resolve") as stage:
+            prepared = prepare(RunOptions(kernel=name, refresh=refresh), screen.progress)
+            qemu = prepared.qemu if prepared.qemu.resolution is not None else debian_qemu(screen.progress)
+            for one in (prepared.guest.resolution, qemu.resolution):
+                if one is not None:
+                    found[one.recipe] = one
+            stage.note = f"{name}, {prepared.guest.release}"
+    try:
+        write_lock(path, found.values())
+    except OSError as error:
+        raise SetupError(f"the lock file {path} cannot be written: {error.strerror}") from None
     return ExitStatus.CLEAN
 
 

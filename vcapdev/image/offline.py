@@ -3,6 +3,7 @@
 
 ``--offline FILE`` and the variable ``VCAPDEV_OFFLINE`` say so; the variable reaches all processes that are
 started, so that a worker of a test run knows it as well. Its value is a bundle, or 1 for the cache as it is.
+``VCAPDEV_LOCK`` hands a lock file to all of them in the same way.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from pathlib import Path
 from vcapdev.errors import SetupError
 from vcapdev.image.bundlefile import BundleFile, Item, check_room
 from vcapdev.image.cache import Cache, digest
+from vcapdev.image.lock import locked_recipes
 from vcapdev.progress import Progress
 
 VARIABLE = "VCAPDEV_OFFLINE"
+LOCK_VARIABLE = "VCAPDEV_LOCK"
 _ON = ("1", "yes", "true")
 _OFF = ("", "0", "no", "false")
 _LOCK = "lock.json"
@@ -61,13 +64,18 @@ def refuse_network(what: str) -> None:
     )
 
 
-def lock(name: str, cache: Cache, progress: Progress) -> Path | None:
-    """The lock file of the bundle, with all that it pins in the cache; None where there is no bundle.
+def lock(name: str, cache: Cache, progress: Progress, *, guest: bool = True) -> Path | None:
+    """The lock file that pins a recipe: the one that was named for all, or the bundle's, if there is any.
 
-    :param name: the recipe that it is wanted for.
-    :raise SetupError: the bundle has none of that, is damaged, or the disk is full.
+    All that a bundle's pins is in the cache afterwards.
+
+    :param guest: it is a guest's: a lock file that was named has to have it.
+    :raise UsageError: the file that was named is none.
+    :raise SetupError: the bundle has none of that recipe, is damaged, or the disk is full.
     """
-    source = bundle()
+    named, source = os.environ.get(LOCK_VARIABLE, ""), bundle()
+    if named and (name in locked_recipes(Path(named)) or (guest and source is None)):
+        return Path(named)
     if source is None:
         return None
     if name not in source.manifest.lock.get("recipes", {}):

@@ -95,7 +95,7 @@ def resolve(
     :raise UsageError: the lock file is wrong. :raise SetupError: as :func:`provision`.
     """
     if lock is None:
-        lock = offline.lock(recipe.name, cache, progress)
+        lock = offline.lock(recipe.name, cache, progress, guest=recipe.kernel is not None)
     if lock is not None:
         return _pinned(recipe, read_lock(lock, recipe.name))
     found = None if refresh else kept_resolution(recipe, cache)

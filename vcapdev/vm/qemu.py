@@ -74,7 +74,7 @@ def provision_qemu(
     if explicit is not None:
         return _explicit(explicit, cache)
     if lock is None:
-        lock = offline.lock(RECIPE, cache, progress)
+        lock = offline.lock(RECIPE, cache, progress, guest=False)
     pinned = lock if lock is not None and RECIPE in locked_recipes(lock) else None
     found = find_on_path(cache) if pinned is None else None
     return found if found is not None else _from_debian(cache, progress, pinned, refresh)
