@@ -37,6 +37,7 @@ static void tell_format(const struct v4l2_format *f, const char *what, unsigned 
 	answer(v->sample_format, "%s %u: sample_format", what, which);
 	answer(v->offset, "%s %u: offset", what, which);
 	answer(v->flags, "%s %u: flags", what, which);
+	answer(v->reserved[0] | v->reserved[1], "%s %u: reserved", what, which);
 }
 
 /* Which lines of a buffer have come, as bits; what is written of each is compared, too. */
