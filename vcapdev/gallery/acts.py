@@ -168,15 +168,6 @@ def _geometry() -> Act:
     return Act(scene, lambda stage: lines_left_out(stage.pull(_VBI_FILE), 640, 200))
 
 
-def _ntsc() -> Act:
-    """As wide as it can be: only the card's settings tell whether it is right."""
-    words = ("v4l2-ctl", "-d", "/dev/video0", "--set-standard=ntsc",
-             "--set-fmt-video=width=768,height=480,pixelformat=YUYV,field=interlaced", "--stream-mmap=3",
-             "--stream-count=2")  # fmt: skip
-    pal = "v4l2-ctl -d /dev/video0 --set-standard=pal"
-    return Act(Scene("ntsc", "another norm, as wide as it can be", words, timeout=_SOON, teardown=(pal,)))
-
-
 def lines_left_out(data: bytes, stride: int, height: int) -> str:
     """What is wrong with frames whose last 8 lines, 4 a field, the driver leaves out; "" for nothing."""
     if not data or len(data) % (stride * height):
@@ -256,7 +247,6 @@ NARROW = _capture(
     "narrow", "a picture of a few lines", Picture(width=48, height=32), "userptr", *_ODD, setup=(_COMB % 1,)
 )
 NARROW = replace(NARROW, scene=replace(NARROW.scene, teardown=(_COMB % 0,)))
-NTSC = _ntsc()
 GEOMETRY = _geometry()
 VBI = _vbi()
 SHARED = _scene(
@@ -287,7 +277,7 @@ UNLOADED = replace(UNLOADED, scene=replace(UNLOADED.scene, unload=True), setting
 #: In the order in which they are played.
 ACTS = (
     UNALIGNED, USERPTR, MMAP, READ, PIECES, MORE_PIECES, PLANAR, SMALL_PLANES, ODD_PLANES, COARSE, TOP_PLANES,
-    BOTTOM_PLANES, ONE_FIELD, BOTTOM, SEQUENTIAL, NTSC, WIDE, NARROW, VBI, GEOMETRY,
+    BOTTOM_PLANES, ONE_FIELD, BOTTOM, SEQUENTIAL, WIDE, NARROW, VBI, GEOMETRY,
     ALTERNATE, SHARED, IMPORTED, REFUSED, LIVES, LINES, SIDED, FIRST, LEAKS, UNLOADED,
     BOUNCED, BOUNCED_ODD, BOUNCED_OWN, BOUNCED_READ,
 )  # fmt: skip

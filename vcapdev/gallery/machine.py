@@ -75,6 +75,7 @@ class Equivalence:
     reason: str
     same: bool = True
     below: str = ""  # the next line, where a function has the line more than once
+    changes: int = 1  # it is about, where the same can be done in several places of the line
 
     def covers(self, mutation: Mutation) -> bool:
         """Whether it is about this mutant."""

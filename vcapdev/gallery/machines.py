@@ -277,7 +277,17 @@ def load_equivalents(path: Path = _KNOWN) -> list[Equivalence]:
 
 def _entry(one: Mapping[str, Any], same: bool) -> Equivalence:
     file, function, line, kind, title, reason = (str(one[name]) for name in _WORDS)
-    return Equivalence(file, function, line, kind, title, reason, same, str(one.get("below", "")))
+    return Equivalence(
+        file,
+        function,
+        line,
+        kind,
+        title,
+        reason,
+        same,
+        str(one.get("below", "")),
+        int(one.get("changes", 1)),
+    )
 
 
 def _about(options: MutantOptions, prepared: Prepared) -> Json:
