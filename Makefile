@@ -29,7 +29,7 @@ SCENARIO_OPTIONS = $(foreach kernel,$(or $(KERNEL),bookworm-6.1 trixie-6.12),--k
   $(if $(SCENE),-k '$(SCENE)') $(if $(JOBS),-j '$(JOBS)') $(if $(REPORT),--html '$(REPORT)')
 MUTANT_OPTIONS = $(call option,KERNEL,kernel) $(call option,KIND,kind) $(call option,REPORT,report)
 
-.PHONY: run-guest watch scenarios findings test mutants rules lookalikes answer bench check doctor clean help
+.PHONY: run-guest flakes watch scenarios findings test mutants rules lookalikes answer bench check doctor clean help
 
 run-guest: ## boot a stock guest, capture under swap pressure, judge every DMA write
 	@$(PY) tools/status.py $(PY) -m vcapdev run $(RUN_OPTIONS)
@@ -59,6 +59,9 @@ findings: ## play the suspicions about stock drivers; red ones are what docs/fin
 watch: ## build a module whenever its sources change, play scenarios with it [MODULE=DIR KERNEL= SCENE=]
 	@$(PY) tools/status.py $(PY) -m vcapdev watch $(call option,MODULE,module) $(call option,KERNEL,kernel) \
 	  $(if $(SCENE),-k '$(SCENE)')
+
+flakes: ## how often tests fail for no reason: N of them, shuffled, and the rate [N=1000 KERNEL=]
+	@$(PY) tools/flakes.py $(or $(N),1000) $(call option,KERNEL,kernel)
 
 bench: ## speed, as ratios against floors that are taken in the same run
 	@$(PY) tests/bench/run.py

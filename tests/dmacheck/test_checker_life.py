@@ -105,6 +105,23 @@ def test_a_kernel_that_is_gone_is_given_up(card):
     assert status["unchecked_writes"] == 1
 
 
+def test_dma_that_is_switched_on_while_the_kernel_is_looked_for_leaves_it_found(card):
+    """A driver that is loaded anew does so, and the messages are handled meanwhile."""
+    nested: list[Checkpoint] = []
+
+    def handle_messages() -> bool:
+        if not nested:
+            nested.append(Checkpoint.DMA_START)
+            card.checker.checkpoint(nested[0])
+        return True
+
+    card.checker._ground._dma_running = handle_messages
+    card.checker.doubt()
+    card.checker.checkpoint(Checkpoint.DMA_START)
+    assert nested, "nothing was handled meanwhile"
+    assert card.checker.attached
+
+
 def test_a_defect_while_attaching_is_reported_and_no_more(card):
     card.checker._ground.attachment.attach = lambda breathe, **more: 1 / 0
     assert card.checker.attach() is True  # to the kernel that it knows

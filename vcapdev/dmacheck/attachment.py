@@ -40,6 +40,11 @@ class Attachment:
         self.build_id = ""
 
     @property
+    def under_way(self) -> bool:
+        """Whether the kernel is just being looked for: messages that are handled meanwhile may lead here."""
+        return self._under_way
+
+    @property
     def stale(self) -> bool:
         """Whether the memory map has changed since the kernel was last looked for in it."""
         return self.kernel is not None and self._map.generation != self.generation

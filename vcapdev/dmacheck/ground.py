@@ -103,6 +103,8 @@ class Ground:
 
     def find_kernel(self, *, restored: bool = False) -> None:
         """Look for the guest's kernel, and begin with it."""
+        if self.attachment.under_way:
+            return  # DMA was switched on again meanwhile: whoever looks has not found it yet
         old = self.kernel
         if not self.attachment.attach(self._breathe, restored=restored) or self.kernel is None:
             if old is not None and old is self.kernel:
