@@ -16,9 +16,9 @@ import pytest
 
 from vcapdev.errors import ExitStatus, GuestError, InconclusiveError, SetupError, UsageError
 from vcapdev.scenario import command, suite
-from vcapdev.scenario.model import Test, load
+from vcapdev.scenario.model import Test, load, with_modules
 from vcapdev.scenario.options import ScenarioOptions
-from vcapdev.scenario.play import play
+from vcapdev.scenario.play import play, repeat_command
 from vcapdev.scenario.results import Results, Status, TestResult
 from vcapdev.testing.complaints import Complaint
 from vcapdev.testing.guest import Result
@@ -146,6 +146,13 @@ def test_what_goes_well_passes(tmp_path: Path) -> None:
         ("run something", "pass", "fine")
     ]
     assert result.repeat.endswith("one.yaml -k =one --kernel bookworm-6.1")
+
+
+def test_the_command_that_repeats_it_has_its_modules(tmp_path: Path) -> None:
+    """Without them the stock driver would be played, and be clean."""
+    (tmp_path / "own").mkdir()
+    test = with_modules(made(tmp_path, RUN), [tmp_path / "bttv.ko", tmp_path / "own"])
+    assert repeat_command(test).endswith(f" --module {tmp_path}/bttv.ko --modules {tmp_path}/own")
 
 
 @pytest.mark.parametrize(

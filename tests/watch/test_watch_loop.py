@@ -205,12 +205,12 @@ def test_the_status_is_that_of_the_last_round(
     ):
         Player(monkeypatch, status)
         assert loop(own, build, ["one"], "--once")[0].run() == expected
-    make.error = "it does not compile"
+    make.error, make.said = "it does not compile: bttv.c:3: error: x", "bttv.c:3: error: x\n"
     player = Player(monkeypatch)
     one, shown = loop(own, build, ["one"], "--once")
     assert one.run() == ExitStatus.USAGE
     assert player.played == [], "there is nothing new to play"
-    assert "BUILD it does not compile" in shown.getvalue()
+    assert "BUILD it does not compile\n      bttv.c:3: error: x\n" in shown.getvalue(), "and that once"
 
 
 def test_a_saved_change_starts_a_round_and_ctrl_c_ends_the_loop(
@@ -229,7 +229,8 @@ def test_a_saved_change_starts_a_round_and_ctrl_c_ends_the_loop(
     assert [name for name, _ in player.played] == ["one", "one"]
     text = shown.getvalue()
     assert text.index("FAIL  one") < text.index("not-pinned (V3)") < text.index("ok    one")
-    assert "more lines: vcapdev scenario x" in text, "a long finding leaves room, and says where the rest is"
+    again = f"more lines: vcapdev watch --once --module {own} --kernel bookworm-6.1 -k =one)"
+    assert again in text, "a long finding leaves room, and says where the rest is"
 
 
 def test_a_change_amid_a_round_makes_the_rest_of_it_void(

@@ -13,6 +13,7 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from vcapdev.errors import (
     ExitStatus,
@@ -89,7 +90,10 @@ def _config(test: Test, settings: Settings) -> GuestConfig:
 
 def repeat_command(test: Test) -> str:
     """The one command that plays it again."""
-    return shlex.join(["vcapdev", "scenario", str(test.file), "-k", f"={test.name}", "--kernel", test.kernel])
+    words = ["vcapdev", "scenario", str(test.file), "-k", f"={test.name}", "--kernel", test.kernel]
+    for name in test.options.get("modules", ()):
+        words += ["--modules" if Path(name).is_dir() else "--module", str(Path(name).absolute())]
+    return shlex.join(words)
 
 
 def _no_guest(result: TestResult, error: Exception) -> None:

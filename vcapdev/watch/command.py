@@ -90,6 +90,7 @@ class _Loop:
             if not self._options.once and self._sources.moved():
                 break  # this one is out of date
             result = play(with_modules(test, outcome.modules), self._keeper)
+            result.repeat = self._options.again(test)
             results.tests.append(result)
             self._show.told(result)
         self._show.end(results.tests, time.monotonic() - begin)

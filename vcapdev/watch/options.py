@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from vcapdev.errors import UsageError
+from vcapdev.scenario.model import Test
 
 _KBUILD = ("Kbuild", "Makefile")
 _USUAL = ("=capture-mmap", "=capture-userptr")
@@ -26,6 +28,11 @@ class WatchOptions:
     select: tuple[str, ...] = _USUAL
     once: bool = False
     init: bool = False
+
+    def again(self, test: Test) -> str:
+        """The one command that builds what is saved now, and plays ``test`` with it."""
+        words = ["vcapdev", "watch", "--once", "--module", str(self.module), "--kernel", self.kernel]
+        return shlex.join([*words, "-k", f"={test.name}", *map(str, self.files)])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
