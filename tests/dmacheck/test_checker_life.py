@@ -122,6 +122,19 @@ def test_dma_that_is_switched_on_while_the_kernel_is_looked_for_leaves_it_found(
     assert card.checker.attached
 
 
+def test_a_batch_tells_the_state_that_its_pages_were_judged_in(card):
+    """For the timeline: most pages speak for all, but for one that is not pinned."""
+    card.guest.anon(A)
+    card.guest.anon(A + 1)
+    batch = card.program(A, A + 1)
+    assert card.checker.state_of(batch) == ""
+    card.write(batch)
+    assert card.checker.state_of(batch) == "pinned-anon"
+    card.guest.anon(A + 1, pins=0)
+    card.write(batch)
+    assert card.checker.state_of(batch) == "unpinned"
+
+
 def test_a_defect_while_attaching_is_reported_and_no_more(card):
     card.checker._ground.attachment.attach = lambda breathe, **more: 1 / 0
     assert card.checker.attach() is True  # to the kernel that it knows

@@ -16,6 +16,7 @@ the guest, and what voids it, is in ``ground``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -34,6 +35,7 @@ from vcapdev.dmacheck.rules import OUTSIDE_RAM, Rule
 from vcapdev.dmacheck.verdict import Verdict
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import PAGE_SHIFT
+from vcapdev.guestmm.pageview import state_labels
 
 
 class Checker:
@@ -141,6 +143,18 @@ class Checker:
         """State of each page of the last complete frame at its last look: page frame to a short word."""
         kernel = self._ground.kernel
         return {} if kernel is None else self._ground.recent.states(kernel)
+
+    def state_of(self, batch: Batch) -> str:
+        """The state that most pages of a batch were in when it was judged last; "" where it was not.
+
+        A page that is not pinned stands for all of them.
+        """
+        kernel, pages = self._ground.kernel, batch.cache.get(self)
+        facts = None if pages is None else pages.facts
+        if kernel is None or facts is None:
+            return ""
+        found: Counter[str] = facts.once("labels", lambda: Counter(state_labels(kernel, facts)))
+        return next((label for label in found if label.startswith("unpinned")), found.most_common(1)[0][0])
 
     def status(self) -> dict[str, Any]:
         """Figures and findings as plain values; see the reference of the report."""

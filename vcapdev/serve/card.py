@@ -23,10 +23,11 @@ from vcapdev.bt878.faults import FaultBox
 from vcapdev.bt878.faulty import Armed
 from vcapdev.bt878.identity import config_space
 from vcapdev.bt878.testcard import card as test_card
-from vcapdev.dma import DmaObserver, MemoryMap
+from vcapdev.dma import Batch, DmaObserver, MemoryMap
 from vcapdev.dmacheck.audit import Audit
 from vcapdev.dmacheck.checker import Checker
 from vcapdev.dmacheck.verdict import Verdict
+from vcapdev.guestmm.memory import PAGE_SHIFT
 from vcapdev.pci.busmaster import BusMaster
 from vcapdev.pci.function import PciFunction
 from vcapdev.pci.intx import Intx
@@ -110,7 +111,7 @@ class Card:
         self.dma_log = DmaLog()
         observer: DmaObserver = self.checker if self.behind is None else self.behind.observe(self.checker)
         self.bus.observers += [observer, self.dma_log]
-        self.timeline = Timeline(self.chip, self.bus.observers, reactor.now, self.page_states)
+        self.timeline = Timeline(self.chip, self.bus.observers, reactor.now, self._state_of)
         if self.behind is None:
             self.server.memory.subscribe(lambda: self.checker.memory_changed())
         self.server.on_connect = self._client_agreed
@@ -226,6 +227,11 @@ class Card:
         if self.behind is not None:
             self.behind.wrote(offset, size, value)
         self.chip.bar_write(offset, size, value)
+
+    def _state_of(self, batch: Batch) -> str:
+        if self.behind is None:
+            return self.checker.state_of(batch)
+        return self.page_states().get(int(batch.addr[0]) >> PAGE_SHIFT, "")
 
     def _reset_chip(self) -> None:
         self.chip.reset()

@@ -14,8 +14,6 @@ from vcapdev.bt878.chip import Bt878
 from vcapdev.dma import Abort, Batch, Checkpoint, DmaObserver, Program
 
 _LENGTH = 6000  # events; the newest are kept
-_PAGE_SHIFT = 12
-_LOOK = 0.1  # seconds between two questions for the states of all pages of a frame
 
 Json = dict[str, Any]
 
@@ -23,7 +21,7 @@ Json = dict[str, Any]
 class Timeline:
     """A bounded ring of events; implements ``vcapdev.dma.DmaObserver``.
 
-    :param states: the state of each page of the last frame, by page frame.
+    :param state_of: the state of a batch's pages as they were judged, "" where they were not.
     """
 
     def __init__(
@@ -31,13 +29,12 @@ class Timeline:
         chip: Bt878,
         observers: list[DmaObserver],
         now: Callable[[], float],
-        states: Callable[[], dict[int, str]],
+        state_of: Callable[[Batch], str],
     ) -> None:
-        self._chip, self._observers, self._now, self._states = chip, observers, now, states
+        self._chip, self._observers, self._now, self._state_of = chip, observers, now, state_of
         self._ring: deque[tuple[float, str, str, str]] = deque(maxlen=_LENGTH)
         self._drive: Callable[[bool], None] | None = None
-        self._began = self._looked = 0.0
-        self._known: dict[int, str] = {}  # states, at the last look
+        self._began = 0.0
 
     def start(self) -> None:
         """Forget, and record from now on."""
@@ -88,9 +85,7 @@ class Timeline:
 
     def after_write(self, batch: Batch) -> None:
         first = int(batch.addr[0])
-        if self._now() >= self._looked + _LOOK:
-            self._known, self._looked = self._states(), self._now()
-        state = self._known.get(first >> _PAGE_SHIFT, "not judged")
+        state = self._state_of(batch) or "not judged"
         self._add("DMA", f"program {batch.program}: {int(batch.length.sum())} bytes from {first:#x}", state)
 
     def device_read(self, addr: int, length: int, origin: int) -> None:
