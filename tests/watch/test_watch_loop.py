@@ -142,6 +142,7 @@ def test_types_come_from_the_stock_module_while_structs_are_the_same(
 def test_a_build_that_fails_tells_the_lines_that_matter(build: ModuleBuild, make: Make) -> None:
     make.error = "it does not compile: bttv.c:3: error: x"
     make.said = "In file included\nbttv.c:3: error: x\n  3 | x\nmake[2]: *** [bttv.o] Error 1\n"
+    make.said += "cc1: some warnings being treated as errors\n"
     outcome = build.build()
     assert not outcome.good
     assert outcome.lines == ("bttv.c:3: error: x",)
@@ -205,12 +206,16 @@ def test_the_status_is_that_of_the_last_round(
     ):
         Player(monkeypatch, status)
         assert loop(own, build, ["one"], "--once")[0].run() == expected
-    make.error, make.said = "it does not compile: bttv.c:3: error: x", "bttv.c:3: error: x\n"
+    make.error, make.said = (
+        "it does not compile: bttv.c:3: error: x",
+        "bttv.c:3: warning: y\nbttv.c:3: error: x\n",
+    )
     player = Player(monkeypatch)
     one, shown = loop(own, build, ["one"], "--once")
     assert one.run() == ExitStatus.USAGE
     assert player.played == [], "there is nothing new to play"
-    assert "BUILD it does not compile\n      bttv.c:3: error: x\n" in shown.getvalue(), "and that once"
+    told = "BUILD it does not compile\n      bttv.c:3: warning: y\n      bttv.c:3: error: x\n"
+    assert told in shown.getvalue(), "each once"
 
 
 def test_a_saved_change_starts_a_round_and_ctrl_c_ends_the_loop(

@@ -24,6 +24,7 @@ from vcapdev.progress import Progress, Silent
 from vcapdev.watch.sources import Sources
 
 _TOLD = re.compile(r"error|warning: |\*\*\*|undefined!|No rule")
+_NO_NEWS = re.compile(r"^make|: (some|all) warnings being treated as errors$")
 _MOST_LINES = 12
 
 
@@ -131,6 +132,6 @@ class ModuleBuild:
 def _telling(text: str) -> list[str]:
     """The lines of a build's output that say what is wrong."""
     found = [line.rstrip() for line in text.splitlines() if _TOLD.search(line)]
-    kept = [line for line in found if not line.startswith("make")] or found
+    kept = [line for line in found if not _NO_NEWS.search(line)] or found
     left = len(kept) - _MOST_LINES
     return kept if left <= 0 else [*kept[:_MOST_LINES], f"({left} more lines)"]

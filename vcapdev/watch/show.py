@@ -42,8 +42,8 @@ class Show:
             names = " ".join(path.name for path in outcome.modules)
             self._line("built", _GREEN, f"{names} of {outcome.sources} files in {outcome.seconds:.1f} s")
         else:
-            told_below = ": " + next(iter(outcome.lines), "")
-            self._line("BUILD", _RED, line(outcome.error.removesuffix(told_below)))
+            below = next((f": {told}" for told in outcome.lines if outcome.error.endswith(f": {told}")), "")
+            self._line("BUILD", _RED, line(outcome.error.removesuffix(below)))
         for each in outcome.lines:
             self._write(f"      {line(each)}\n")
 
