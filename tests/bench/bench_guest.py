@@ -4,7 +4,9 @@
 Every page of every write is checked in all of them. On the fast clock every tenth frame is compared in full,
 the others by their tags. Those runs capture by MMAP, so that the card is measured and not the guest's pinning
 (a USERPTR buffer is pinned anew, page by page, whenever the program hands over another one). At the real rate
-both ways are measured: by MMAP programs and pages come again, by USERPTR every frame brings new ones.
+both ways are measured: by MMAP programs and pages come again, by USERPTR every frame brings new ones. These
+runs are as long as it takes for what happens once (the driver's books are found, each buffer of the pool is
+seen for the first time) to count for what it is.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from typing import Any
 
 _KINDS = (
     # name, clock, format, io, frames
-    ("paced_yuyv", "paced", "YUYV", "userptr", 250),
-    ("paced_rgb4", "paced", "RGB4", "userptr", 250),
+    ("paced_yuyv", "paced", "YUYV", "userptr", 750),
+    ("paced_rgb4", "paced", "RGB4", "userptr", 750),
     ("paced_yuyv_mmap", "paced", "YUYV", "mmap", 250),
     ("paced_rgb4_mmap", "paced", "RGB4", "mmap", 250),
     ("fast_yuyv", "fast", "YUYV", "mmap", 1500),
