@@ -56,9 +56,9 @@ scenarios: ## play all shipped scenarios on two kernels [KERNEL= SCENE= JOBS= RE
 findings: ## play the suspicions about stock drivers; red ones are what docs/findings.md tells [KERNEL=]
 	@$(PY) tools/status.py $(PY) -m vcapdev scenario findings $(SCENARIO_OPTIONS)
 
-watch: ## build a module whenever its sources change, play scenarios with it [MODULE=DIR KERNEL= SCENE=]
+watch: ## build a module whenever its sources change, play scenarios with it [MODULE=DIR INIT=1 ONCE=1 KERNEL= SCENE=]
 	@$(PY) tools/status.py $(PY) -m vcapdev watch $(call option,MODULE,module) $(call option,KERNEL,kernel) \
-	  $(if $(SCENE),-k '$(SCENE)')
+	  $(if $(SCENE),-k '$(SCENE)') $(if $(INIT),--init) $(if $(ONCE),--once)
 
 flakes: ## how often tests fail for no reason: N of them, shuffled, and the rate [N=1000 KERNEL=]
 	@$(PY) tools/flakes.py $(or $(N),1000) $(call option,KERNEL,kernel)
