@@ -14,7 +14,7 @@ import pytest
 
 from vcapdev.bt878.pattern import KIND_VBI, PictureKey, Shot, picture
 from vcapdev.errors import UsageError
-from vcapdev.gallery.acts import ACTS, MMAP, USERPTR, acts_on, lines_left_out, vbi_damage
+from vcapdev.gallery.acts import ACTS, MMAP, USERPTR, acts_on, lines_left_out, slots_left, vbi_damage
 from vcapdev.gallery.machine import Caught, Equivalence, Fate, Machine, verdict_on
 from vcapdev.gallery.machine_page import main, page
 from vcapdev.gallery.machine_report import markdown, to_json, totals, write
@@ -272,6 +272,11 @@ def test_lines_that_are_left_out_for_video_recorders() -> None:
     assert "came in all 2 frames" in lines_left_out(whole * 2, 640, 200)
     assert lines_left_out(bytes(640 * 200), 640, 200), "nothing came at all"
     assert "no frames" in lines_left_out(b"", 640, 200)
+
+
+def test_slots_of_the_bounce_buffer_that_stay() -> None:
+    assert slots_left(b"0\n") == ""
+    assert "112 slots" in slots_left(b"112\n")
 
 
 def test_known_equivalents_can_be_read() -> None:

@@ -23,6 +23,7 @@ _TIMEOUT = 30.0  # seconds for an act; one or two on an idle machine
 _SOON = 8.0  # the same for v4l2-ctl, which waits for ever where no frame comes; 0.2 on an idle machine
 _PATIENCE = 2000  # ms without a frame after which the program gives up
 _VBI_FILE = "/tmp/vbi"
+_DEBUG, _USED = "/tmp/debug", "/tmp/slots-used"
 _VBI_LINES, _VBI_STRIDE, _VBI_BYTES = 16, 2048, 2044  # of a field; of a line in memory, and written (PAL)
 #: Registers that say what picture the card makes: scaling, cropping, colour, capture on or off, interrupts.
 _SCALING = ("CROP", "VDELAY_LO", "VACTIVE_LO", "HDELAY_LO", "HACTIVE_LO", "HSCALE_HI", "HSCALE_LO",
@@ -185,7 +186,16 @@ _VCR = "v4l2-ctl -d /dev/video0 -c vcr_hack=%d"
 
 def _bounced(act: Act) -> Act:
     """The same where the card reaches none of the buffers, so that the kernel copies what it wrote."""
-    return replace(act, scene=replace(act.scene, machine=BOUNCING))
+    told = (f"mkdir -p {_DEBUG}; mount -t debugfs none {_DEBUG}",
+            f"cat {_DEBUG}/swiotlb/io_tlb_used > {_USED}", f"umount {_DEBUG}")  # fmt: skip
+    scene = replace(act.scene, machine=BOUNCING, teardown=(*act.scene.teardown, *told))
+    return replace(act, scene=scene, check=lambda stage: slots_left(stage.pull(_USED)))
+
+
+def slots_left(told: bytes) -> str:
+    """What is wrong with the bounce buffer when nobody captures; "" for nothing."""
+    used = told.decode("ascii", "replace").strip()
+    return "" if used == "0" else f"{used} slots of the bounce buffer stay in use: pages are still mapped"
 
 
 def _edges(part: str, title: str, kernels: tuple[str, ...] = ()) -> Act:

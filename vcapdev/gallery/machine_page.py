@@ -31,6 +31,8 @@ How to read it:
 - *escaped*: something is different, and nothing noticed it. Each has a sentence that says why.
 - *equivalent*: the compiler makes the same code of it, or a person has looked at it and found that nothing is
   different; the reason stands beside it.
+- *sittings*: the run was interrupted and went on (`--resume`). Acts were added in between; what had escaped
+  until then was played again with them.
 - *could be caught* is the denominator of the rate: all that compiled, but for the equivalent ones. Changes in
   statements that no capture runs are not chosen at all; how many there are is said, function by function.
 
