@@ -238,6 +238,15 @@ def test_locks_are_not_inherited_by_programs(cache: Cache) -> None:
     os.close(descriptor)
 
 
+def test_many_caches_of_one_process_hold_one_lock_of_each_entry(cache: Cache) -> None:
+    """Each guest of a session asks anew; a process may have 1024 open files."""
+    cache.entry("packages", "k1", lambda into: None)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        Cache(cache.root).entry("packages", "k1", lambda into: None)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_keys_tell_parts_apart() -> None:
     assert digest("ab", "c") != digest("a", "bc")
     assert digest("a", b"b") == digest(b"a", "b")

@@ -211,10 +211,11 @@ class Cache:
     """
 
     used: ClassVar[dict[tuple[str, str], None]] = {}
+    _all_held: ClassVar[dict[Path, dict[tuple[str, str], int]]] = {}  # by root: one lock of a kind is enough
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root if root is not None else cache_dir()
-        self._held: dict[tuple[str, str], int] = {}
+        self._held = self._all_held.setdefault(self.root, {})
 
     def path(self, *parts: str) -> Path:
         """A path below the cache; its parent directory exists afterwards."""

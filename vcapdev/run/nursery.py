@@ -11,7 +11,6 @@ import array
 import atexit
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from typing import Any
 
 import vcapdev
 from vcapdev.errors import GuestError
+from vcapdev.waiting import readable
 
 LARGEST = 1 << 18  # bytes of a message: an environment may be long
 _READY = 60.0  # seconds; it loads in half a one on an idle machine
@@ -132,9 +132,9 @@ class Nursery:
         """Take in what it says, waiting for the first word."""
         if timeout:
             with suppress(OSError, ValueError):  # another thread closes it
-                select.select([self._socket], [], [], timeout)
+                readable(self._socket, timeout)
         with self.lock:
-            while self._socket.fileno() >= 0 and select.select([self._socket], [], [], 0)[0]:
+            while self._socket.fileno() >= 0 and readable(self._socket, 0):
                 data, rights, _, _ = self._socket.recvmsg(LARGEST, socket.CMSG_SPACE(4))
                 if not data:
                     self.close()

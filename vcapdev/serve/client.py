@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import select
 import socket
 import time
 from collections import deque
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vcapdev.errors import GuestError
+from vcapdev.waiting import readable
 
 Json = dict[str, Any]
 
@@ -103,7 +103,7 @@ class ControlClient:
 
     def _wait(self, seconds: float) -> bool:
         """Read once; False when nothing came in time."""
-        if not select.select([self._socket], [], [], max(0.0, seconds))[0]:
+        if not readable(self._socket, seconds):
             return False
         try:
             data = self._socket.recv(1 << 16)

@@ -8,7 +8,6 @@ block the device, has ``qemu.qmp`` in a thread instead (``vcapdev.vm.pause``).
 from __future__ import annotations
 
 import json
-import select
 import socket
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vcapdev.errors import GuestError
+from vcapdev.waiting import readable, writable
 
 _MAX_LINE = 4 << 20  # bytes; the longest honest answer (query-qmp-schema) is below 1 MB
 
@@ -121,7 +121,7 @@ class Qmp:
             try:
                 data = data[self._sock.send(data) :]
             except BlockingIOError:
-                if not select.select([], [self._sock], [], max(0.0, deadline - time.monotonic()))[1]:
+                if not writable(self._sock, deadline - time.monotonic()):
                     raise QmpError(f"QEMU does not take {what}; it may be stuck") from None
             except OSError as error:
                 raise QmpError(f"QEMU is gone (at {what}: {error.strerror})") from error
@@ -130,7 +130,7 @@ class Qmp:
         while not self._replies:
             self._require_open(what)
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._sock], [], [], left)[0]:
+            if left <= 0 or not readable(self._sock, left):
                 raise QmpError(f"QEMU did not answer {what} in time; it may be stuck")
             self.poll()
         return self._replies.popleft()
