@@ -41,7 +41,6 @@ from vcapdev.vfiouser.reactor import Reactor
 from vcapdev.vfiouser.server import Server
 
 _ATTACH_AGAIN = 5.0  # seconds until the next try to find the guest's kernel
-_YOUNG = 20_000  # new objects before the collector looks at them
 _POLL = 0.02  # seconds between two looks of the checker at pins while no field ends
 _BUSY = 0.04  # seconds until the next such question while fields end, each of which has its own look
 
@@ -246,4 +245,3 @@ def _keep_from_the_collector() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_YOUNG, 20, 20)
