@@ -154,7 +154,8 @@ def _say(error: BaseException, status: int, verbose: bool) -> int:
     if verbose:
         traceback.print_exception(error, file=sys.stderr)
     if isinstance(error, KeyboardInterrupt):
-        text = "interrupted; nothing was left running, no report was written"
+        kept = " ".join(getattr(error, "__notes__", ())) or "no report was written"
+        text = f"interrupted; nothing was left running, {kept}"
     elif isinstance(error, VcapdevError):
         text = str(error)
     else:

@@ -48,6 +48,18 @@ def test_errors_of_users_are_one_line(
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_who_is_interrupted_is_told_what_there_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = KeyboardInterrupt()
+    monkeypatch.setattr(cli, "_version", outcome(ended))
+    cli.main(["version"])
+    assert capsys.readouterr().err.endswith(", no report was written\n")
+    ended.add_note("half of it is in there; --resume goes on")
+    cli.main(["version"])
+    assert capsys.readouterr().err.endswith(", half of it is in there; --resume goes on\n")
+
+
 def test_a_defect_is_shown_in_full(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

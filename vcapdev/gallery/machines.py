@@ -58,6 +58,10 @@ def run(options: MutantOptions) -> ExitStatus:
     fates, about = earlier(options, _about(options, prepared))
     try:
         _play(options, run_options, prepared, builder, screen, fates, about)
+    except KeyboardInterrupt as end:
+        if options.report is not None and fates:
+            end.add_note(f"what was found out so far is in {options.report}; --resume goes on from there")
+        raise
     finally:  # what was found out before something went wrong counts, too
         print(machine_report.totals_text(fates), end="", flush=True)
         _keep(options, screen, fates, about)
