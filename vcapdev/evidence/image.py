@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,13 @@ class ImageSegment:
     fd: int
     fd_offset: int
     writable: bool = False
+
+
+class _File(NamedTuple):
+    """A file and its bytes, shape ``(n,)``."""
+
+    fd: int
+    data: NDArray[np.uint8]
 
 
 class ImageMap:
@@ -76,8 +83,9 @@ def live_map(answer: Mapping[str, Any]) -> ImageMap:
             fd = int(segment["fd"])
             if fd not in fds:
                 fds[fd] = os.open(f"/proc/{int(answer['pid'])}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        files = {fd: _mapped(own) for fd, own in fds.items()}
         segments = [
-            _segment(fds[int(each["fd"])], int(each["offset"]), int(each["start"]), int(each["size"]))
+            _segment(files[int(each["fd"])], int(each["offset"]), int(each["start"]), int(each["size"]))
             for each in answer["segments"]
         ]
     except (OSError, ValueError, OverflowError) as error:
@@ -99,7 +107,10 @@ def core_map(path: Path) -> ImageMap:
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
     try:
-        segments = [_segment(fd, offset, physical, size) for offset, physical, size in _loads(fd) if size > 0]
+        file = _mapped(fd)
+        segments = [
+            _segment(file, offset, physical, size) for offset, physical, size in _loads(fd) if size > 0
+        ]
         if not segments:
             raise ValueError("it holds no memory")
         note = _vmcoreinfo(fd)
@@ -150,9 +161,17 @@ def _headers(fd: int) -> tuple[bytes, int]:
     return os.pread(fd, size * count, headers), count
 
 
-def _segment(fd: int, offset: int, start: int, size: int) -> ImageSegment:
-    """Map a part of a file; whoever cuts the file short meanwhile ends us, as with any mapping."""
-    if offset % mmap.PAGESIZE or not 0 < size <= os.fstat(fd).st_size - offset:
+def _mapped(fd: int) -> _File:
+    """All of a file: a mapping holds a descriptor, so that one for each segment would be too many.
+
+    Whoever cuts the file short meanwhile ends us, as with any mapping.
+    """
+    if not os.fstat(fd).st_size:
+        raise ValueError("the file is empty")
+    return _File(fd, np.frombuffer(mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ), np.uint8))
+
+
+def _segment(file: _File, offset: int, start: int, size: int) -> ImageSegment:
+    if offset % mmap.PAGESIZE or offset < 0 or not 0 < size <= len(file.data) - offset:
         raise ValueError(f"{size} bytes at {offset:#x} are not in the file")
-    mapping = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ, offset=offset)
-    return ImageSegment(start, size, np.frombuffer(mapping, np.uint8), fd, offset)
+    return ImageSegment(start, size, file.data[offset : offset + size], file.fd, offset)
