@@ -42,7 +42,7 @@ from vcapdev.vfiouser.server import Server
 
 _ATTACH_AGAIN = 5.0  # seconds until the next try to find the guest's kernel
 _POLL = 0.02  # seconds between two looks of the checker at pins while no field ends
-_BUSY = 0.04  # seconds until the next such question while fields end, each of which has its own look
+_BUSY = 0.1  # seconds until the next such question while fields end, each of which has its own look
 
 
 class Card:

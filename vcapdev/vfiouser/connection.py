@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -34,7 +35,9 @@ _DONE = wire.reply(0, 0, b"")[4:]  # a reply without payload, behind id and comm
 _GROWN = 4 << 32  # a reply is so many bytes longer than its REGION_READ
 _POSTED, _REPLY = int(wire.FLAG_NO_REPLY), int(wire.TYPE_REPLY)
 _TRUNCATED = int(socket.MSG_CTRUNC)  # more descriptors came than there was room for
-_QUIET = 0.012  # seconds until the next timer that allow to linger: a tick is 10 ms at worst
+_COARSE = 6  # CLOCK_MONOTONIC_COARSE, which goes on by ticks; the time module does not name it
+_TICK = time.clock_getres(_COARSE)  # seconds: 1, 4 or 10 ms, as the kernel was built
+_QUIET = 2 * _TICK + 0.001  # seconds until the next timer that allow to linger
 _BURST = 0.005  # seconds after which other descriptors get their turn
 _DRAIN = 0.02  # seconds after which drain() ends though messages keep coming
 _RECEIVE_TIMEOUT = struct.pack("@ll", 0, 1000)  # struct timeval; the kernel rounds it up to a tick
