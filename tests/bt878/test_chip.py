@@ -119,6 +119,26 @@ def test_the_cache_of_programs_is_bounded() -> None:
     assert sum(text.shape.pieces for text in kept if text is not None) <= programs.MAX_CACHED_PIECES
 
 
+def test_a_program_that_comes_again_is_the_same() -> None:
+    """Buffers go round: what was found out for a program is kept once it has proved to come back."""
+    forgotten: list[int] = []
+    cache = programs.TextCache(lambda text: forgotten.append(text.id))
+    codes = [WRITE.to_bytes(4, "little") + target.to_bytes(4, "little") for target in (64, 128)]
+    one, other = (cache.add(0, *_scanned(code)) for code in codes)
+    one.cache["found"] = other.cache["found"] = 1
+    assert cache.add(0, *_scanned(codes[0])) is one
+    assert (one.again, other.again) == (True, False)
+    assert not other.cache, "it may never come back"
+    one.cache["found"] = 1
+    assert cache.add(0, *_scanned(codes[1])) is other
+    assert cache.add(0, *_scanned(codes[0])) is one
+    assert one.cache == {"found": 1}
+    assert forgotten == [one.id, other.id, one.id, other.id]
+    for number in range(programs.MAX_FORMER_TEXTS + 1):
+        cache.add(0, *_scanned(WRITE.to_bytes(4, "little") + (256 + number).to_bytes(4, "little")))
+    assert cache.add(0, *_scanned(codes[0])) is not one, "so many are remembered, not more"
+
+
 def _scanned(code: bytes) -> tuple[bytes, programs.Ints]:
     length, table = programs.scan(code)
     return code[:length], table

@@ -135,6 +135,7 @@ class Text:
 
     :ivar written: where it writes, a row for each of its shape's ``written``.
     :ivar cache: for whoever derives something from it.
+    :ivar again: whether it was dropped and has come back.
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class Text:
         self.id, self.address, self.code, self.shape = number, address, code, shape
         self.written, self._targets = written, targets
         self.cache: dict[Hashable, Any] = {}
+        self.again = False
 
     @property
     def targets(self) -> Ints:
@@ -229,8 +231,9 @@ def destinations(words: list[int], after: int) -> tuple[int, int, int]:
 class TextCache:
     """The texts that were decoded last, by address, and the last shapes.
 
-    A text that was dropped comes back as it was, with all that was derived from it, when the same bytes are
-    found at its address again.
+    A text that was dropped comes back as it was when the same bytes are found at its address again. From the
+    second time on it brings all that was derived from it: before, that would be much memory for nothing where
+    a program rotates over more buffers than are remembered.
 
     :param forgotten: called with every text that is dropped.
     """
@@ -284,6 +287,7 @@ class TextCache:
         text = self._former.pop((address, code), None)
         if text is not None:
             self._former_pieces -= text.shape.pieces
+            text.again = True
         else:
             self._number += 1
             text = Text(self._number, address, code, shape, written, targets)
@@ -304,6 +308,8 @@ class TextCache:
             self._remember(text)
 
     def _remember(self, text: Text) -> None:
+        if not text.again:
+            text.cache.clear()
         self._former[text.address, text.code] = text
         self._former_pieces += text.shape.pieces
         while len(self._former) > MAX_FORMER_TEXTS or self._former_pieces > MAX_FORMER_PIECES:

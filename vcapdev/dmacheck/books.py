@@ -11,7 +11,7 @@ import numpy as np
 from vcapdev.dma import Batch, Program
 from vcapdev.dmacheck.ledger import Reach, Record
 from vcapdev.guestmm.pages import Pfns, among
-from vcapdev.guestmm.recall import Recall, keep
+from vcapdev.recall import Recall, keep
 
 _MAX_PROGRAMS = 4096
 _MAX_RETIRED = 64  # kept to name them when their pages are released

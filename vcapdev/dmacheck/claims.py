@@ -11,7 +11,7 @@ from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.media import Media
 from vcapdev.guestmm.mediabuffer import MediaBuffer
 from vcapdev.guestmm.pages import PageFacts, head_pfns
-from vcapdev.guestmm.recall import Recall
+from vcapdev.recall import Recall
 
 Ints = NDArray[np.int64]
 

@@ -35,9 +35,9 @@ from vcapdev.guestmm.media import Media, shared_pages
 from vcapdev.guestmm.mediabuffer import MediaBuffer
 from vcapdev.guestmm.memory import PAGE_SHIFT
 from vcapdev.guestmm.pages import PageFacts, PageSet
-from vcapdev.guestmm.recall import Recall
 from vcapdev.guestmm.rmap import ReverseMap
 from vcapdev.guestmm.structs import StructError
+from vcapdev.recall import Recall
 
 __all__ = ["CONTRACT_RULES", "Contract", "Watch"]
 

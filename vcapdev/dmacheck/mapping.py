@@ -32,8 +32,8 @@ from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE, GuestReadError
 from vcapdev.guestmm.openfiles import OpenFiles
 from vcapdev.guestmm.pages import PageFacts, PageSet
 from vcapdev.guestmm.pagetable import PRESENT, WRITABLE
-from vcapdev.guestmm.recall import keep
 from vcapdev.guestmm.rmap import AddressSpace, ReverseMap, areas_of
+from vcapdev.recall import keep
 
 _FINE, _COPIED, _REMAPPED, _REPLACED, _DISCARDED, _UNMAPPED, _MOVED, _GONE, _UNKNOWN = range(9)
 NAMES = ("", "copied-away", "remapped", "replaced", "discarded", "unmapped", "moved", "process-gone", "")

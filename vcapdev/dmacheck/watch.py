@@ -15,8 +15,8 @@ from vcapdev.guestmm.mediabuffer import MediaBuffer
 from vcapdev.guestmm.memory import PAGE_SHIFT
 from vcapdev.guestmm.pages import PageFacts, among
 from vcapdev.guestmm.peeks import Spots
-from vcapdev.guestmm.recall import Recall
 from vcapdev.guestmm.words import Reader, Words
+from vcapdev.recall import Recall
 
 Ints = NDArray[np.int64]
 

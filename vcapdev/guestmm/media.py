@@ -24,7 +24,6 @@ from vcapdev.guestmm.mediabuffer import MediaBuffer
 from vcapdev.guestmm.memory import PAGE_SHIFT, GuestReadError
 from vcapdev.guestmm.openfiles import OpenFile, OpenFiles
 from vcapdev.guestmm.pages import Pfns, among
-from vcapdev.guestmm.recall import Recall
 from vcapdev.guestmm.rings import Rings
 from vcapdev.guestmm.scatter import ScatterLists
 from vcapdev.guestmm.structs import StructError
@@ -32,6 +31,7 @@ from vcapdev.guestmm.swiotlb import bounce_pfns
 from vcapdev.guestmm.vb2 import Vb2
 from vcapdev.guestmm.videobuf import Videobuf
 from vcapdev.guestmm.words import Reader
+from vcapdev.recall import Recall
 
 _MAX_QUEUES = 256
 

@@ -17,8 +17,8 @@ from vcapdev.dma import MemorySegment
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import GuestReadError
 from vcapdev.guestmm.peeks import Spots
-from vcapdev.guestmm.recall import keep
 from vcapdev.guestmm.vmemmap import MAX_PAGES
+from vcapdev.recall import keep
 
 _DIRECT_SIZE = 1 << 46  # bytes; the direct map of 4-level page tables
 _PAGE_OFFSET = 0xFFFF888000000000  # where the kernel has no variable for it (no CONFIG_DYNAMIC_MEMORY_LAYOUT)

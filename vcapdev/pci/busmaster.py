@@ -40,9 +40,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcapdev.dma import Abort, Batch, Checkpoint, DmaObserver, MemoryMap, MemorySegment, Program
+from vcapdev.recall import Recall
 
-Piece = tuple[slice, memoryview]
+# Of pieces in one segment: which, where there each goes, and what it is.
+Run = tuple[int, list[slice], list[memoryview]]
 _PLAN = "busmaster"
+_SOURCES = 32  # two fields, and lines that cross pages at so many different places
 
 
 class BusAbort(Exception):  # noqa: N818 - the PCI word for it
@@ -64,7 +67,7 @@ class _Plan:
 
     generation: int
     data: NDArray[np.uint8]
-    runs: list[tuple[int, list[Piece]]]
+    runs: list[Run]
     moved: Batch  # the batch, or what precedes its first refused piece
     fault: tuple[int, Abort] | None
     # All pieces in one segment: its index, and offsets there, lengths, offsets in the data. Runs are made of
@@ -96,6 +99,9 @@ class BusMaster:
         self._views: list[memoryview] = []
         self._writable: list[bool] = []
         self._arrays: tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.bool_]] | None = None
+        # Batches of programs that differ in their addresses only share the arrays that say where the bytes
+        # come from: for all of them the views, two thirds of a plan's memory, are made once.
+        self._sources: Recall[list[memoryview]] = Recall(_SOURCES)
 
     def drain(self) -> None:
         """Handle what the guest has sent up to now."""
@@ -222,9 +228,9 @@ class BusMaster:
         plan.moves += 1
         if plan.single is not None:
             self._move_once(plan, *plan.single)
-        for segment, pieces in plan.runs:
+        for segment, places, pieces in plan.runs:
             view = self._views[segment]
-            for where, what in pieces:
+            for where, what in zip(places, pieces, strict=True):
                 view[where] = what
 
     def _move_once(
@@ -248,8 +254,8 @@ class BusMaster:
             self._follow_map()
         if plan.single is not None and plan.moves:
             segment, offset, length, source = plan.single
-            pieces = zip(_slices(offset, length), _views(data, source, length), strict=True)
-            plan.runs.append((segment, list(pieces)))
+            views = self._sources(lambda: _views(data, source, length), data, batch.source, batch.length)
+            plan.runs.append((segment, _slices(offset, length), views))
             plan.single = None
         return plan
 
@@ -269,7 +275,7 @@ class BusMaster:
         targets, sources = _slices(offset, length), _views(data, source, length)
         for index, (home, fits) in enumerate(zip(segment.tolist(), whole.tolist(), strict=True)):
             if fits:
-                _append(plan.runs, home, (targets[index], sources[index]))
+                _append(plan.runs, home, targets[index], sources[index])
                 continue
             why = self._split(int(batch.addr[index]), sources[index], plan.runs)
             if why is not None:
@@ -310,9 +316,9 @@ class BusMaster:
             )
         return self._arrays
 
-    def _split(self, addr: int, what: memoryview, runs: list[tuple[int, list[Piece]]]) -> Abort | None:
+    def _split(self, addr: int, what: memoryview, runs: list[Run]) -> Abort | None:
         """A piece that is not inside one writable segment: cut at the seams, or say why it is refused."""
-        parts: list[tuple[int, Piece]] = []
+        parts: list[tuple[int, slice, memoryview]] = []
         done, length = 0, len(what)
         while done < length:
             index = bisect_right(self._starts, addr + done) - 1
@@ -322,10 +328,10 @@ class BusMaster:
                 return Abort.READ_ONLY
             offset = addr + done - self._starts[index]
             count = min(length - done, self._ends[index] - addr - done)
-            parts.append((index, (slice(offset, offset + count), what[done : done + count])))
+            parts.append((index, slice(offset, offset + count), what[done : done + count]))
             done += count
-        for index, part in parts:
-            _append(runs, index, part)
+        for part in parts:
+            _append(runs, *part)
         return None
 
     def refuse_piece(self, batch: Batch, index: int, why: Abort) -> NoReturn:
@@ -381,10 +387,11 @@ def _views(
     return [view[part] for part in _slices(start, length)]
 
 
-def _append(runs: list[tuple[int, list[Piece]]], segment: int, piece: Piece) -> None:
+def _append(runs: list[Run], segment: int, where: slice, what: memoryview) -> None:
     if not runs or runs[-1][0] != segment:
-        runs.append((segment, []))
-    runs[-1][1].append(piece)
+        runs.append((segment, [], []))
+    runs[-1][1].append(where)
+    runs[-1][2].append(what)
 
 
 def _head(batch: Batch, count: int) -> Batch:

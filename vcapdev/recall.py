@@ -16,9 +16,12 @@ class Recall(Generic[T]):
 
     They must be such as are never changed, and can be referred to weakly, as arrays. What is found depends on
     nothing else.
+
+    :param most: answers that are remembered.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = _KEPT) -> None:
+        self._most = most
         self._found: dict[tuple[int, ...], tuple[tuple[ReferenceType[Any], ...], T]] = {}
 
     def __call__(self, find: Callable[[], T], *objects: object) -> T:
@@ -28,7 +31,7 @@ class Recall(Generic[T]):
         if known is not None and all(there() is each for there, each in zip(known[0], objects, strict=True)):
             return known[1]
         found = find()
-        keep(self._found, key, (tuple(map(ref, objects)), found), _KEPT)
+        keep(self._found, key, (tuple(map(ref, objects)), found), self._most)
         return found
 
 
