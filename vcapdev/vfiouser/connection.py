@@ -151,8 +151,7 @@ class Connection:
     def _pump(self, until: float, in_reactor: bool) -> None:
         """Read and handle messages until none is left, or ``until``, or, in the reactor, a timer is due.
 
-        A plain REGION_READ or posted REGION_WRITE of a word is handled in here: every call less counts on its
-        way, and every name that is looked up.
+        A plain REGION_READ or posted REGION_WRITE of a word is handled in here: every call less counts.
         """
         reactor, now = self._reactor, self._reactor.now
         head, heads, room = self._head, self._heads, self._ancillary
@@ -220,12 +219,9 @@ class Connection:
             moment = now()
             if self._out or not self.open:
                 return
-            if linger and moment < until and moment < reactor.deadline - _QUIET:
-                flags = _LINGER
-            elif moment > until or (in_reactor and moment >= reactor.deadline):
+            if moment > until or (in_reactor and moment >= reactor.deadline):
                 return
-            else:
-                flags = _NOW
+            flags = _LINGER if linger and moment < reactor.deadline - _QUIET else _NOW
 
     def _posted_write(self, offset: int, data: bytes) -> None:
         try:
