@@ -28,11 +28,19 @@ def capture(guest: Guest, card: Card, **options: Any) -> None:
     card.dma.assert_clean()
 
 
-def test_lspci_shows_the_real_identity(prepared: Prepared, guest: Guest) -> None:
+def lspci(prepared: Prepared, guest: Guest) -> str:
     names = prepared.guest.root / "usr/share/misc/pci.ids"  # too large for every guest's memory
     guest.push(names, "/tmp/pci.ids")
-    shown = guest.run("lspci -i /tmp/pci.ids -vv -d 109e:", check=True)
-    assert mask(shown.stdout) == golden("pv143")
+    return guest.run("lspci -i /tmp/pci.ids -vv -d 109e:", check=True).stdout
+
+
+def test_lspci_shows_the_real_identity(prepared: Prepared, guest: Guest) -> None:
+    assert mask(lspci(prepared, guest)) == golden("pv143")
+
+
+@vcapdev.guest(board="vc100", cold=True)
+def test_lspci_of_an_early_revision_that_was_there_at_boot(prepared: Prepared, guest: Guest) -> None:
+    assert mask(lspci(prepared, guest), plugged=False) == golden("vc100")
 
 
 @pytest.mark.parametrize("fourcc", FORMATS)
