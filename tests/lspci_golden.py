@@ -21,7 +21,7 @@ _MASKS = [
 _PLUGGED = (
     r"(?<= Stepping[+-] )SERR[+-]",
     "SERR+",
-)  # firmware switches it on, not for a card plugged in later
+)  # firmware switches it on, not for a card that comes later
 _DROPPED = re.compile(r"^(lspci: |pcilib: |\s+(Kernel modules|IOMMU group|NUMA node|Physical Slot): )")
 
 
