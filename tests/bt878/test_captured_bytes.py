@@ -11,31 +11,15 @@ import numpy as np
 import pytest
 from support.bttv import CAP_CTL, Driver, Planar, packed_writes, planar_writes
 from support.rootcomplex import PAGE, POISON, RootComplex
+from support.sent import sent
 
 from vcapdev.bt878.chip import Bt878
-from vcapdev.bt878.expected import FOURCCS, Expected, expected_frame
-from vcapdev.bt878.pattern import stamp, tags
+from vcapdev.bt878.expected import FOURCCS, expected_frame
 from vcapdev.bt878.registers import IntStat
 
 FM3 = 0xE
 OFFSET = 0x10  # malloc's, as recorded
 PLANAR = {"422P": (1, 0), "YU12": (1, 1), "YV12": (1, 1), "411P": (2, 0), "YUV9": (2, 2), "YVU9": (2, 2)}
-
-
-def sent(expected: Expected, frame: int, both: bool = True) -> np.ndarray:
-    """The image as it must be in memory: stamped, with tags; what no row covers is left as it was."""
-    base = np.frombuffer(expected.base, np.uint8)
-    image = np.full(len(base), POISON, np.uint8)
-    lines = max(row.line for row in expected.rows) + 1
-    tag_of = [tags(frame, field, 0, lines) for field in (0, 1)]
-    for row in expected.rows:
-        mask = np.frombuffer(stamp(frame, row.field).to_bytes(4, "little"), np.uint8)
-        line = base[row.offset : row.offset + row.length] ^ np.resize(mask, row.length)
-        if row.plane == 0:
-            tag = tag_of[row.field][row.line].tobytes()[: row.length]
-            line[: len(tag)] = np.frombuffer(tag, np.uint8)
-        image[row.offset : row.offset + row.length] = line
-    return image
 
 
 def hook_packed(driver: Driver, pages: list[int], line: int, height: int, field: str) -> None:
