@@ -5,7 +5,7 @@
 
     tools/python -m pytest tests/guest/record_programs.py
 
-has the bttv of two kernels (on videobuf, on videobuf2) capture in steps, and writes the RISC programs with the
+has the bttv of two kernels (on videobuf, on videobuf2) capture in steps, and writes the RISC programs and the
 registers as they then are to ``tests/bt878/recorded/``. To be repeated for a new kernel. No test of ours.
 """
 
