@@ -2,8 +2,8 @@
 """How often a test fails for no reason: many guest tests in a row, shuffled, and the rate with its interval.
 
 ``make flakes N=1000``. The tests are such as users write: captures of all ways and formats with and without
-memory pressure, the clock stepped by hand, modules exchanged, guests thrown away. The driver is the stock one,
-so that each failure is a flake: of the tool, of the guest, or of the machine. Two processes share them.
+memory pressure, the clock stepped by hand, modules exchanged, guests thrown away. The driver is the stock
+one, so that each failure is a flake: of the tool, of the guest, or of the machine. Two processes share them.
 """
 
 from __future__ import annotations
