@@ -11,7 +11,14 @@ from test_contract import frames
 
 PAGES = (700, 701, 900, 710)
 COPY = 1300
-SWAP = (1 << 59) | (~(0x1234 << 14) >> 5 & ((1 << 59) - 1) & ~0x1FF)  # type 1, offset 0x1234
+
+
+def swap_entry(offset: int) -> int:
+    """A page table entry of a page that was swapped out: type 1."""
+    return (1 << 59) | (~(offset << 14) >> 5 & ((1 << 59) - 1) & ~0x1FF)
+
+
+SWAP = swap_entry(0x1234)
 PRIVATE = (1 << 58) | 0x1234  # the same as page.private has it
 MIGRATION = (31 << 59) | (~(700 << 14) >> 5 & ((1 << 59) - 1) & ~0x1FF)
 
@@ -230,6 +237,44 @@ def test_another_page_in_swap(card):
     card.guest.entry(0, SWAP)
     frames(card, card.batch)
     assert (card.rules, lost(card)) == ([], {"replaced": 1})
+
+
+@pytest.mark.parametrize("tails_say", [False, True], ids=["since 6.6", "before"])
+def test_a_huge_page_in_the_swap_cache(tails_say):
+    """Reclaim unmaps it, and cannot free it: its tails' places in swap follow from the head's."""
+    guest = MediaGuest()
+    guest.compound(1024, 9, pins=3)
+    guest.field(1024, 24, guest.anon_mapping, 8)
+    guest.map(USER, 1024 * PAGE, large=True, top=guest.user_top)
+    card = FakeCard(guest)
+    guest.buffer((1024, 1025, 1026), row=0)
+    batch = card.program(1024, 1025, 1026)
+    frames(card, batch)
+    table = guest._table()
+    for row in range(512):
+        guest.poke64(table + 8 * row, swap_entry(0x1200 + row))
+        guest.field(1024 + row, 40, (1 << 58) + 0x1200 + row if tails_say or not row else 0, 8)
+    guest.put(place_of_pmd(guest), table | 0x67)
+    frames(card, batch)
+    assert (card.rules, lost(card)) == ([], {})
+    guest.poke64(table + 8, swap_entry(0x1300))
+    frames(card, batch)
+    assert lost(card) == {"replaced": 1}
+    guest.close()
+
+
+def test_reclaim_that_is_stopped_amid_a_page(card):
+    """The vCPU may be away just then, for as long as the host likes: the page is locked all the time."""
+    locked = card.guest.flag_bits("locked")
+    flags = card.guest.peek64(card.guest.row_at(PAGES[1]))
+    card.guest.field(PAGES[1], 0, flags | locked, 8)
+    card.guest.entry(1, 0)
+    frames(card, card.batch)
+    frames(card, card.batch)
+    assert (card.rules, lost(card)) == ([], {})
+    card.guest.field(PAGES[1], 0, flags, 8)
+    frames(card, card.batch)
+    assert lost(card) == {"unmapped": 1}
 
 
 def test_a_migration_that_is_under_way(card):

@@ -30,7 +30,7 @@ from vcapdev.guestmm.leaves import Leaves
 from vcapdev.guestmm.mediabuffer import USERPTR, MediaBuffer
 from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE, GuestReadError
 from vcapdev.guestmm.openfiles import OpenFiles
-from vcapdev.guestmm.pages import PageFacts, PageSet
+from vcapdev.guestmm.pages import PageFacts, PageSet, head_pfns
 from vcapdev.guestmm.pagetable import PRESENT, WRITABLE
 from vcapdev.guestmm.rmap import AddressSpace, ReverseMap, areas_of
 from vcapdev.recall import keep
@@ -134,11 +134,22 @@ class UserPages:
         return {int(state): np.flatnonzero(changed & (now == state)) for state in np.unique(now[changed])}
 
     def _forgive_the_hasty(self, now: NDArray[np.int8]) -> None:
-        """An entry is empty for a moment while reclaim takes a page out: only the next look can tell."""
+        """An entry is empty for a moment while reclaim takes a page out: only the next look can tell.
+
+        A vCPU may be away for long just then. Reclaim and migration have the page locked all the time.
+        """
         absent = now == _UNMAPPED
-        hasty = absent & ~self._absent & (self.states == _FINE)
+        hasty = absent & (self.states == _FINE) & (~self._absent | self._locked(absent))
         now[hasty] = _FINE
         self._absent, self._stirred = absent, bool(hasty.any())
+
+    def _locked(self, some: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        rows = np.flatnonzero(some)
+        locked = np.zeros_like(some)
+        if len(rows):
+            facts = _facts(self._kernel, self.expected[rows])
+            locked[rows] = facts.anon & facts.has(self._kernel.flags.bit("locked"))
+        return locked
 
     def lost(self) -> int:
         """How many pages the user has no longer, by his own doing."""
@@ -185,13 +196,25 @@ class UserPages:
         fine = swap == -2  # a migration that fails because the page is pinned, or a marker
         some = swap >= 0
         if some.any():
-            fine |= some & (self._private(self.expected[rows]) == swap)
+            fine |= some & (self._swap_entries(self.expected[rows]) == swap)
         result: _Rows = rows[~fine]
         return result
 
-    def _private(self, pfns: _Ints) -> _Ints:
-        rows = self._kernel.vmemmap.gather(pfns).read()
-        return rows[:, self._kernel.layout.private // 8].astype(np.int64)
+    def _swap_entries(self, pfns: _Ints) -> _Ints:
+        """Where the pages would be in swap: their ``private``, if they are in the swap cache.
+
+        Of a compound page the head's counts on; since 6.6 (cfeed8ffe55b) its tails have none of their own.
+        """
+        layout, vmemmap = self._kernel.layout, self._kernel.vmemmap
+        rows = vmemmap.gather(pfns).read()
+        entries = rows[:, layout.private // 8].astype(np.int64)
+        named = head_pfns(vmemmap, layout.head_is_mask, pfns, rows, layout.head)
+        tails = np.flatnonzero(((rows[:, layout.head // 8] & np.uint64(1)) != 0) & (named >= 0))
+        if len(tails):
+            heads = vmemmap.gather(named[tails]).read()
+            first: _Ints = heads[:, layout.private // 8].astype(np.int64)
+            entries[tails] = first + pfns[tails] - named[tails]
+        return entries
 
     def _classify(self, rows: _Rows, files: OpenFiles) -> NDArray[np.int8]:
         there = self.leaves.pfns()[rows]
