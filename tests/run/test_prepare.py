@@ -105,6 +105,17 @@ def test_a_module_replaces_the_one_that_it_says_it_is(seams: Seams, tmp_path: Pa
     assert prepared.describe_kernel(RunOptions(modules=(own,))).replaced_modules == [str(own)]
 
 
+def test_a_lean_kernel_needs_zram_only_to_swap_to_it(seams: Seams, tmp_path: Path) -> None:
+    builtin = seams.install(tmp_path / "stock") / "modules.builtin"
+    prepare(RunOptions(), Silent())
+    assert tuple(seams.image["modules"]) == WANTED_MODULES
+    builtin.write_text("".join(line for line in builtin.open() if "zram" not in line))
+    prepare(RunOptions(swap="disk"), Silent())
+    assert set(seams.image["modules"]) == set(WANTED_MODULES) - {"zram"}
+    prepare(RunOptions(swap="zram"), Silent())
+    assert "zram" in seams.image["modules"], "the image says what is missing"
+
+
 def test_the_same_module_twice_is_refused(seams: Seams, tmp_path: Path) -> None:
     seams.install(tmp_path / "stock")
     files = tuple(module_file(tmp_path / name, "bttv") for name in ("a.ko", "b.ko"))

@@ -34,6 +34,7 @@ USERLAND = (
 )
 #: The modules that a guest with a card needs; what is built into its kernel is not missed.
 WANTED_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "zram", "bttv")
+_SWAPS = {"zram": "zram"}  # which of them a way of swapping needs, and nothing else does
 
 _LIBRARY_DIRS = (
     "lib/x86_64-linux-gnu",
@@ -49,6 +50,15 @@ _DIRECTORIES = ("dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "var")
 #: zstd -1 0.31, zstd -19 0.36, gzip -6 0.40, gzip -1 0.44 thousand million instructions. The latter is 0.4
 #: to 0.8 s of every boot, for 10 MB less on the host's disk.
 _GZIP_LEVEL = 0
+
+
+def wanted_modules(tree: ModuleTree, swap: str) -> tuple[str, ...]:
+    """The modules that a guest needs which swaps in this way; a person's own kernel may have been built lean.
+
+    :param swap: "zram", "disk" or "none".
+    """
+    spare = {module for way, module in _SWAPS.items() if way != swap and tree.lacks(module)}
+    return tuple(name for name in WANTED_MODULES if name not in spare)
 
 
 class Guest(Protocol):

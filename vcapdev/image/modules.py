@@ -132,13 +132,17 @@ class ModuleTree:
     @cached_property
     def paths(self) -> dict[str, Path]:
         """Every module's file by canonical name; the real one may carry a compression suffix as well."""
+        if not self._found:
+            raise SetupError(f"{self.root} holds no kernel modules; is the kernel package complete?")
+        return self._found
+
+    @cached_property
+    def _found(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
         for path in self._files():
             stem = _stem(path.name)
             if stem is not None:
                 found.setdefault(stem, path)
-        if not found:
-            raise SetupError(f"{self.root} holds no kernel modules; is the kernel package complete?")
         return found
 
     @cached_property
@@ -162,6 +166,11 @@ class ModuleTree:
                 return None
             self._cache[key] = _read_module(path, self._target(path))
         return self._cache[key]
+
+    def lacks(self, name: str) -> bool:
+        """Whether there are modules, but not this one, and it is not built into the kernel either."""
+        key, names = canonical(name), self._found
+        return bool(names) and key not in self.builtin and _existing(names.get(key)) is None
 
     def any_module(self) -> Module:
         """Some module of the kernel, to compare others with. :raise SetupError: when it has none."""
@@ -225,6 +234,13 @@ def _read_module(path: Path, target: str) -> Module:
     return Module(info, image, path, target)
 
 
+#: What builds the modules that every guest asks for, to be named to whoever brings a kernel of his own.
+_OPTIONS = {
+    **{"virtio_pci": "VIRTIO_PCI", "virtio_blk": "VIRTIO_BLK", "virtio_console": "VIRTIO_CONSOLE"},
+    **{"zram": "ZRAM", "bttv": "VIDEO_BT848"},
+}
+
+
 def load_order(
     tree: ModuleTree, wanted: Iterable[str], overrides: Mapping[str, Path] | None = None
 ) -> list[Module]:
@@ -241,7 +257,10 @@ def load_order(
     for name in (*wanted, *replacements):
         resolver.visit(canonical(name), needed_by="")
     if resolver.missing:
-        names = ", ".join(f"{n} (needed by {by})" if by else n for n, by in resolver.missing.items())
+        named = {n: f"{n} (CONFIG_{_OPTIONS[n]})" if n in _OPTIONS else n for n in resolver.missing}
+        names = ", ".join(
+            named[n] + (f" (needed by {by})" if by else "") for n, by in resolver.missing.items()
+        )
         raise SetupError(f"the kernel in {tree.root} has no module {names}; choose another kernel or recipe")
     _check_vermagic(tree, replacements)
     return resolver.order

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vcapdev.bt878.board import load_board
-from vcapdev.image.initramfs import WANTED_MODULES, build_initramfs
+from vcapdev.image.initramfs import build_initramfs, wanted_modules
 from vcapdev.image.lock import Package
 from vcapdev.image.modules import ModuleTree, built_kernel
 from vcapdev.image.ownmodules import installed_tree, own_modules, release_of
@@ -81,10 +81,12 @@ def prepare(options: RunOptions, progress: Progress) -> Prepared:
         overrides = build_mutant(recipe, guest, options.mutant, progress)
     else:
         guest, own = _own_kernel(guest, options)
-        overrides = own_modules(own, ModuleTree(guest.modules), WANTED_MODULES) if own else {}
+        tree = ModuleTree(guest.modules)
+        overrides = own_modules(own, tree, wanted_modules(tree, options.swap)) if own else {}
     programs = build_programs(PROGRAMS, progress)
+    modules = wanted_modules(ModuleTree(guest.modules), options.swap)
     initrd = build_initramfs(
-        guest, programs=programs, modules=WANTED_MODULES, overrides=overrides, progress=progress
+        guest, programs=programs, modules=modules, overrides=overrides, progress=progress
     )
     return Prepared(guest, qemu, accel, quick_kernel(guest.kernel, accel.name), initrd, overrides)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vcapdev.errors import SetupError, UsageError
 from vcapdev.image.elf import ElfError
-from vcapdev.image.initramfs import WANTED_MODULES
+from vcapdev.image.initramfs import wanted_modules
 from vcapdev.image.modules import ModuleTree, canonical, parse_modinfo, read_image
 from vcapdev.image.ownmodules import own_modules
 from vcapdev.progress import Progress
@@ -57,4 +57,5 @@ def variant_of(config: GuestConfig, prepared: Prepared, progress: Progress) -> V
         from vcapdev.image.recipe import load_recipe
 
         return build_mutant(load_recipe(config.kernel), prepared.guest, config.mutant, progress)
-    return own_modules(config.modules, ModuleTree(prepared.guest.modules), WANTED_MODULES)
+    tree = ModuleTree(prepared.guest.modules)
+    return own_modules(config.modules, tree, wanted_modules(tree, config.swap)) if config.modules else {}
