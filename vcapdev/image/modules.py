@@ -241,6 +241,10 @@ _OPTIONS = {
 }
 
 
+def _named(module: str) -> str:
+    return f"{module} (CONFIG_{_OPTIONS[module]})" if module in _OPTIONS else module
+
+
 def load_order(
     tree: ModuleTree, wanted: Iterable[str], overrides: Mapping[str, Path] | None = None
 ) -> list[Module]:
