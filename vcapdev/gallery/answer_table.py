@@ -13,6 +13,7 @@ import yaml
 
 from vcapdev.errors import UsageError
 from vcapdev.gallery.lookalike_scenes import shared_blocks
+from vcapdev.gallery.proof import parse
 from vcapdev.gallery.scene import Scene
 from vcapdev.run.capture import EXPECT
 
@@ -79,6 +80,10 @@ class Table:
     explanations: list[Json]
     sentences: list[Sentence]
     blocks: Mapping[str, Json] = field(default_factory=dict)
+    cannot: list[Json] = field(default_factory=list)
+    proofs: list[Json] = field(default_factory=list)
+    escapes: list[Json] = field(default_factory=list)
+    limits: list[str] = field(default_factory=list)
 
     def cells(self, kernel: str) -> Iterator[Cell]:
         """Every cell, those of one driver together."""
@@ -88,9 +93,19 @@ class Table:
                     yield Cell(kernel, driver, memory, event)
 
     def senseless(self, cell: Cell) -> str | None:
-        """Why a cell cannot be, on any kernel."""
+        """Why a cell cannot be: on any kernel, or on its own."""
         reason = self.events[cell.event].get("sense", {}).get(cell.memory)
-        return None if reason is None else str(reason)
+        if reason is None:
+            reason = next((line["why"] for line in self.cannot if cell.fits(line)), None)
+        return None if reason is None else " ".join(str(reason).split())
+
+    def claims(self, cell: Cell) -> tuple[str, ...]:
+        """What must have been seen for the cell to be an answer."""
+        return tuple(str(claim) for line in self.proofs if cell.fits(line) for claim in line["claims"])
+
+    def gives_away(self, cell: Cell) -> bool:
+        """Whether the program itself parts with the buffer's pages, or with its life."""
+        return bool(self.events[cell.event].get("gives-away", False))
 
     def expected(self, cell: Cell) -> Expected:
         """What was expected of it."""
@@ -99,19 +114,31 @@ class Table:
                 return Expected(**{name: line[name] for name in ("wrong", "data", "refused") if name in line})
         return Expected()
 
-    def explanation(self, cell: Cell) -> str:
-        """Why it came otherwise, "" where nobody has found out."""
-        return next((" ".join(line["why"].split()) for line in self.explanations if cell.fits(line)), "")
+    def explanation(self, cell: Cell, differs: Mapping[str, Any]) -> str:
+        """Why it came otherwise, "" where nobody has found out.
+
+        An explanation is for what it names only (``wrong``, ``data``, ``refused``): it must name all that
+        differs, as it was seen.
+        """
+        for line in self.explanations if differs else ():
+            if cell.fits(line) and all(_means(line.get(name), seen) for name, seen in differs.items()):
+                return " ".join(line["why"].split())
+        return ""
+
+    def escape(self, cell: Cell) -> str:
+        """Why no rule tells of the loss, "" where nobody has found out."""
+        return next((" ".join(line["why"].split()) for line in self.escapes if cell.fits(line)), "")
 
     def scene(self, cell: Cell, variant: str | None) -> Scene:
         """What is played for it, with an altered driver's modules under the name ``variant``."""
         memory, event = self.memories[cell.memory], self.events[cell.event]
-        blocks = [self.blocks[name] for name in memory.get("needs", ())]
+        blocks = [self.blocks[name] for name in (*memory.get("needs", ()), *event.get("needs", ()))]
+        act = event.get("run-on", {}).get(cell.memory, event["run"])
         words = ["vcap-scene", "--expect", EXPECT, "--frames", str(event.get("frames", _FRAMES))]
         return Scene(
             cell.name,
             str(event["says"]),
-            program=(*words, *memory["run"].split(), *event["run"].split()),
+            program=(*words, *memory["run"].split(), *act.split()),
             setup=tuple(line for block in blocks for line in block.get("setup", ())),
             teardown=tuple(line for block in reversed(blocks) for line in block.get("teardown", ())),
             modules=variant,
@@ -135,16 +162,22 @@ def load_table(path: Path = _TABLE) -> Table:
             Sentence(" ".join(one["says"].split()), tuple(Shown(**shown) for shown in one["shown"]))
             for one in data["sentences"]
         ]
-        hugetlb = {
-            "setup": ["echo 10 > /proc/sys/vm/nr_hugepages"],
-            "teardown": ["echo 0 > /proc/sys/vm/nr_hugepages"],
-        }
+        for line in data["proof"]:
+            for claim in line["claims"]:
+                for one in str(claim).split("|"):
+                    parse(one)
         return Table(
             data["drivers"], data["memories"], data["events"], data["expected"], data["explained"] or [],
-            sentences, {**shared_blocks(), "hugetlb": hugetlb},
+            sentences, {**shared_blocks(), **data["blocks"]}, data["cannot"], data["proof"],
+            data["escapes"] or [], [" ".join(text.split()) for text in data["limits"]],
         )  # fmt: skip
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path.name}: {error}") from error
+
+
+def _means(words: Any, seen: object) -> bool:
+    """Whether an explanation's word for a difference, or one of several, is what was seen."""
+    return words == seen or (isinstance(words, str) and seen in words.split("|"))
 
 
 def _any(globs: str, value: str) -> bool:
