@@ -41,7 +41,7 @@ class Guest:
 def test_the_driver_is_waited_for_from_its_link_to_the_end_of_its_probe() -> None:
     guest = Guest("No such file or directory", "No such file or directory", "Is a directory")
     assert wait_driver(guest, "0000:01:00.0", 60)  # type: ignore[arg-type]
-    assert guest.asked == [*[f"{PLACE}/driver"] * 3, (b"on", f"{PLACE}/power/control")]
+    assert guest.asked == [*[f"{PLACE}/driver"] * 3, (b"\n", f"{PLACE}/driver_override")]
 
 
 def test_a_card_that_no_driver_wants_is_not_waited_for_for_ever() -> None:

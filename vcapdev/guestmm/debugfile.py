@@ -35,7 +35,7 @@ TYPES = (
     *("videobuf_queue", "videobuf_buffer", "videobuf_dmabuf", "vb2_queue", "vb2_buffer", "vb2_plane"),
     *("vb2_buffer_state", "vb2_dma_sg_buf", "vb2_dc_buf", "vb2_vmalloc_buf", "v4l2_m2m_ctx", "video_device"),
     *("io_ring_ctx", "io_mapped_ubuf", "io_rsrc_data", "io_rsrc_node"),
-    *("page_owner", "page_ext", "stack_record"),
+    *("page_owner", "page_ext", "page_ext_operations", "page_ext_flags", "stack_record", "handle_parts"),
 )
 
 

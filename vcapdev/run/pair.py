@@ -169,7 +169,8 @@ def wait_driver(agent: Agent, address: str, seconds: float) -> bool:
     """Wait until a driver has taken up the PCI device at ``address``; False when none did in time.
 
     Its directory comes with the device, the link to a driver before that driver is asked. Whoever writes to
-    ``power/control`` waits for the device's lock, and so for the driver's answer; "on" is what is there.
+    ``driver_override`` waits for the device's lock, and so for the driver's answer; a line without a name
+    leaves it as it is. (``power/control`` would do as well, but not every kernel has CONFIG_PM.)
     """
     place = f"/sys/bus/pci/devices/{address}"
     end = time.monotonic() + seconds
@@ -177,7 +178,7 @@ def wait_driver(agent: Agent, address: str, seconds: float) -> bool:
         if time.monotonic() > end:
             return False
         agent.pump(_LOOK)
-    agent.push(b"on", f"{place}/power/control")
+    agent.push(b"\n", f"{place}/driver_override")
     return True
 
 
