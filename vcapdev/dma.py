@@ -44,6 +44,18 @@ class MemorySegment(Protocol):
         """Where the segment begins in the descriptor's file, in bytes."""
 
 
+@dataclass(frozen=True, eq=False)
+class StillSegment:
+    """A :class:`MemorySegment` that is only looked at: of a guest that does not run, or of an image."""
+
+    start: int
+    size: int
+    data: NDArray[np.uint8]
+    fd: int
+    fd_offset: int
+    writable: bool = False
+
+
 class MemoryMap(Protocol):
     """The guest memory a device can reach."""
 

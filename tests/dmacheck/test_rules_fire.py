@@ -283,6 +283,20 @@ def test_v10_of_file_pages_while_nothing_is_written_back(card):
     assert card.found[0].count == 2
 
 
+def test_v10_in_the_swap_cache_while_nothing_is_written_out(card):
+    """What came back from swap may stay in the swap cache, and clean: reclaim drops it without a word."""
+    swapcache = card.guest.style.swapcache
+    card.guest.poke64(A * PAGE, 7)
+    card.guest.anon(A, extra=1, flags=swapcache)
+    card.guest.pages_written(77)
+    card.write(card.program(A))
+    card.field()
+    card.field()
+    card.guest.anon(A, pins=0, extra=1, flags=swapcache)
+    card.field()
+    assert card.rules == ["not-dirtied"]
+
+
 def test_v10_of_a_huge_page(card):
     card.guest.compound(1024, 4, pins=16)
     card.write(card.program(1024, 1025))

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The checker never cries wolf: every legitimate state of a page under DMA (L0 to L18) stays silent."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from fakecard import cards
-from synthetic import ANON
+from synthetic import ANON, PAGE
 
 from vcapdev.dma import Checkpoint
+from vcapdev.dmacheck.releases import Releases
 
 card = cards()
 A, B, C = 2000, 2001, 2002
@@ -125,7 +128,7 @@ def test_l11_and_l14_coherent_memory(card):
 
 def test_l13_bounce_buffers():
     from fakecard import FakeCard
-    from synthetic import PAGE, SyntheticGuest
+    from synthetic import SyntheticGuest
 
     guest = SyntheticGuest()
     first, last = 2048, 2304
@@ -239,6 +242,53 @@ def test_a_page_that_stayed_in_the_swap_cache_and_was_dirtied_is_not_late(card):
     assert card.oddities == {"release-seen-late": 1}  # B: reclaim may have cleaned it
     pins = card.checker.status()["pins"]
     assert (pins["released"], pins["released_dirty"], pins["conclusive"]) == (2, 1, False)
+
+
+def test_a_page_on_its_way_to_another_list_may_have_been_freed_lazily(card):
+    """MADV_FREE right after the release: clean at once, swap-backed until the batch of pages is full."""
+    card.guest.anon(A)
+    card.write(card.program(A))
+    card.field()
+    card.guest.anon(A, pins=0, extra=1)
+    card.field()
+    assert card.rules == []
+    assert card.oddities == {"release-seen-late": 1}
+
+
+@pytest.mark.parametrize("why", ["written", "locked", "held", "zeroes", "zswap", "not there before"])
+def test_a_page_in_the_swap_cache_that_may_have_been_written_out(card, why, monkeypatch):
+    """Dirtied at its release and cleaned by reclaim: only the kernel's count of writes rules that out."""
+    guest, swapcache = card.guest, card.guest.style.swapcache
+    guest.poke64(A * PAGE, 0 if why == "zeroes" else 7)
+    guest.anon(A, extra=1, flags="" if why == "not there before" else swapcache)
+    guest.pages_written(77)
+    card.write(card.program(A))
+    card.field()
+    card.field()
+    extra = 2 if why == "held" else 1  # whoever ends a write holds the page until the write is counted
+    guest.anon(A, pins=0, extra=extra, flags=f"{swapcache} locked" if why == "locked" else swapcache)
+    if why == "written":
+        guest.pages_written(78)
+    if why == "zswap":
+        monkeypatch.setattr(Releases, "_compresses", lambda _: True)
+    card.field()
+    assert card.rules == []
+    assert card.oddities == {"release-seen-late": 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "byte", "may"),
+    [
+        ((), b"", False),
+        (("zswap_store", "zswap_enabled"), b"\0", False),
+        (("zswap_store", "zswap_enabled"), b"\1", True),
+        (("zswap_store",), b"", True),
+    ],
+)
+def test_whether_zswap_may_take_what_is_swapped_out(names, byte, may):
+    symbols = SimpleNamespace(address=dict.fromkeys(names, 0x1000).get)
+    kernel = SimpleNamespace(symbols=symbols, table=SimpleNamespace(read=lambda place, size: byte))
+    assert Releases._compresses(SimpleNamespace(_kernel=kernel)) is may
 
 
 def test_a_page_that_was_dirty_at_the_last_look_and_cleaned_since(card):

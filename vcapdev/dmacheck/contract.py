@@ -16,25 +16,25 @@ from numpy.typing import NDArray
 
 from vcapdev.dma import Batch
 from vcapdev.dmacheck.breach import Breach
-from vcapdev.dmacheck.claims import Claims
 from vcapdev.dmacheck.extents import Extents
 from vcapdev.dmacheck.ledger import Record
 from vcapdev.dmacheck.look import BatchPages
-from vcapdev.dmacheck.mapping import Mappings, UserPages
+from vcapdev.dmacheck.mapping import Mappings
 from vcapdev.dmacheck.oddities import Oddities
 from vcapdev.dmacheck.rules import (
     CONTRACT_RULES,
     COPIED_AWAY,
-    MISSING_PIN,
     NOT_THE_DEVICES,
     OUTSIDE_BUFFER,
 )
+from vcapdev.dmacheck.shortage import Shortage
+from vcapdev.dmacheck.userpages import UserPages
 from vcapdev.dmacheck.watch import Watch
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.media import Media, shared_pages
 from vcapdev.guestmm.mediabuffer import MediaBuffer
 from vcapdev.guestmm.memory import PAGE_SHIFT
-from vcapdev.guestmm.pages import PageFacts, PageSet
+from vcapdev.guestmm.pages import PageFacts
 from vcapdev.guestmm.rmap import ReverseMap
 from vcapdev.guestmm.structs import StructError
 from vcapdev.recall import Recall
@@ -43,7 +43,6 @@ __all__ = ["CONTRACT_RULES", "Contract", "Watch"]
 
 _MAX_WATCHES = 4096
 _FIELDS = 2  # at which a buffer must be found given back: once may be a completion that overtook the card
-_SEARCH_EVERY = 100  # fields between two searches for holders of pins that are not known yet: two seconds
 
 Ints = NDArray[np.int64]
 
@@ -57,18 +56,15 @@ class Contract:
     def __init__(self, kernel: Kernel, oddities: Oddities, former: Contract | None = None) -> None:
         self._kernel = kernel
         self._media = Media.of(kernel)
-        self._claims = Claims(kernel, self._media)
+        self._shortage = Shortage(kernel, self._media)
         self._watches: dict[int, Watch] = {}
         self._given_back: dict[tuple[int, int], set[int]] = {}  # by buffer: fields at which it was not owned
-        self._short: dict[int, int] = {}  # pages that are short of pins: at which field that was first seen
         self._oddities = oddities
         self._mappings: Mappings | None = None
         self._writing: dict[int, Watch] = {}  # by queue: what watches the buffer that is being written to
         self._turns: Counter[tuple[int, int]] = Counter()
         self._latest: Watch | None = None
         self._shared: Recall[int] = Recall()  # by a buffer's pages and a program's
-        self._asked = -_SEARCH_EVERY  # the field at which the holders of pins were last looked for anew
-        self._trusted = 0  # how many more buffers' pins may be compared with what was learnt then
         self.learnt = self.unknown = 0
         self._notices: list[str] = []
         self._hazards: list[dict[str, Any]] = []
@@ -120,16 +116,7 @@ class Contract:
             self._given_back.pop(buffer.key, None)
         if watch.outside is None and watch.all_inside():
             watch.outside = False
-        if (
-            watch.claims is None
-            and self._trusted > 0
-            and buffer.pinned
-            and not (buffer.bounced or self._short)
-        ):
-            claims = self._claims.of(facts, anew=False)
-            if not len(_short(facts, claims)):
-                watch.claims = facts, claims
-                self._trusted -= 1
+        self._shortage.settle(watch, facts)
 
     def _twin(self, record: Record) -> Watch | None:
         """A driver makes the programs of a frame's two fields at once: the second is for the same buffer."""
@@ -217,7 +204,7 @@ class Contract:
         self._look_at_owner(watch)
         if watch.buffer.owned:
             self._given_back.pop(watch.buffer.key, None)
-            found = [*self._outside(watch, batch, pages), *self._missing(watch, pages, field)]
+            found = [*self._outside(watch, batch, pages), *self._shortage.missing(watch, pages, field)]
             return [*found, *self._astray(watch, pages), *self._copied(watch, pages)]
         if given_back and self._at_last(watch.buffer, field):
             rows = np.arange(pages.count)
@@ -249,7 +236,8 @@ class Contract:
         if breach.rule is OUTSIDE_BUFFER:
             outside = Extents(now).outside(batch.addr, batch.length)
             return [self._text(now), *outside.text(batch)] if len(outside.pieces) else None
-        return self._confirm_pins(breach, pages, now)
+        short = self._shortage.confirm(breach, pages)
+        return None if short is None else [self._text(now), short]
 
     # Looking.
 
@@ -279,7 +267,7 @@ class Contract:
             self._mappings.look(watch.user, watch.buffer, self._turns[watch.buffer.key])
 
     def _watch(self, record: Record, buffer: MediaBuffer) -> Watch:
-        self._claims.learnt(buffer)
+        self._shortage.learnt(buffer)
         watch = Watch(self._kernel, record, buffer)
         mappings = self._follow()
         watch.user = mappings.learn(buffer) if mappings is not None else None
@@ -330,59 +318,6 @@ class Contract:
         subject = "DMA write to the pages of a former address"
         return [Breach(OUTSIDE_BUFFER, subject, np.arange(pages.count))]
 
-    def _missing(self, watch: Watch, pages: BatchPages, field: int) -> list[Breach]:
-        facts = pages.facts
-        if facts is None:
-            return []
-        if not watch.buffer.pinned or watch.buffer.bounced:
-            watch.claims = facts, np.zeros(0, dtype=np.int64)
-            return []
-        if watch.claims is None or watch.claims[0] is not facts or watch.short:
-            anew = watch.short or not 0 <= field - self._asked < _SEARCH_EVERY
-            watch.claims = facts, self._claimed(facts, field, anew=anew)
-        rows = _short(facts, watch.claims[1])
-        watch.short = len(rows) > 0
-        rows = self._still_short(facts, rows, field)
-        return (
-            [Breach(MISSING_PIN, "DMA write to a page that only others have pinned", rows)]
-            if len(rows)
-            else []
-        )
-
-    def _claimed(self, facts: PageFacts, field: int, *, anew: bool) -> Ints:
-        """Pins that are accounted for; that one is missing must not come of what was learnt before."""
-        claims = self._claims.of(facts, anew=anew)
-        if not anew and len(_short(facts, claims)):
-            anew, claims = True, self._claims.of(facts, anew=True)
-        if anew:
-            self._asked, self._trusted = field, _SEARCH_EVERY // 2
-        return claims
-
-    def _still_short(self, facts: PageFacts, rows: NDArray[np.intp], field: int) -> NDArray[np.intp]:
-        """Those that were so at an earlier field: another holder may be giving up its pins right now."""
-        if not len(rows) and not self._short:
-            return rows
-        short = set(facts.pfn[rows].tolist())
-        for pfn in [pfn for pfn in self._short if pfn not in short]:
-            if pfn in facts.pfn:
-                del self._short[pfn]
-        if len(self._short) > _MAX_WATCHES:
-            self._short.clear()
-        first = [self._short.setdefault(pfn, field) for pfn in facts.pfn[rows].tolist()]
-        return rows[np.array(first, dtype=np.int64) < field]
-
-    def _confirm_pins(self, breach: Breach, pages: BatchPages, buffer: MediaBuffer) -> list[str] | None:
-        now = PageSet(self._kernel, pages.pages.pfns)
-        now.read()
-        facts = now.facts()
-        claims = self._claims.of(facts, anew=True)
-        rows = np.intersect1d(_short(facts, claims), breach.rows)
-        if not len(rows):
-            return None
-        row = int(rows[0])
-        counts = f"{facts.pins[row]} pins, but the buffers that list it account for {claims[row]}"
-        return [self._text(buffer), f"pfn {facts.pfn[row]:#x} has {counts}"]
-
     def _copied(self, watch: Watch, pages: BatchPages) -> list[Breach]:
         """Pages of this batch that the owner has only a copy of."""
         user = watch.user
@@ -409,17 +344,6 @@ class Contract:
         opener = self._media.opener(buffer)
         gone = "; the framework has released it since" if released else ""
         return buffer.text() + gone + (f"; opened by {opener}" if opener else "")
-
-
-def _short(facts: PageFacts, claims: Ints) -> NDArray[np.intp]:
-    """Rows with fewer pins than are claimed; without any pin it is another rule's affair."""
-    if len(claims) != len(facts.pfn):
-        return np.zeros(0, dtype=np.intp)
-    rows = np.flatnonzero(facts.pins < claims)
-    if not len(rows):
-        return rows
-    result: NDArray[np.intp] = rows[(facts.pinned & ~facts.torn & facts.present)[rows]]
-    return result
 
 
 def _same(some: Ints, others: Ints) -> bool:

@@ -12,19 +12,35 @@ from vcapdev.guestmm.pages import Bools, PageFacts, Pfns
 _MAX_WATCHED = 1 << 16
 
 
-class Oddities:
-    """Counters by name.
+#: All that is counted, by name, in the words of docs/report.md. The first three count a page each time that
+#: it enters the state; ``remapped`` to ``process-gone`` come from :mod:`vcapdev.dmacheck.mapping`.
+ODDITIES = {
+    "orphan": "pinned, but no page table maps it any more: the program unmapped it or ended",
+    "unmapped-in-swap-cache": "pinned, and taken out of the page tables by reclaim",
+    "under-writeback": "being written out during DMA",
+    "remapped": "another mapping's page is at the user's address now: munmap and mmap",
+    "replaced": "the same mapping has another page there now: MADV_DONTNEED and a write",
+    "discarded": "the zero page is there now: MADV_DONTNEED and a read",
+    "unmapped": "nothing is there any more: munmap, or MADV_DONTNEED",
+    "stale-buffer": "pages of the last four kinds in a buffer that was queued again; see `hazards`",
+    "moved": "the user has the page at another address (mremap)",
+    "process-gone": "nobody is left who could read the page",
+    "bounced": "the device wrote to the bounce pool (swiotlb); the kernel copies that to the buffer's pages",
+    "bus-master-off": "a transfer that did not happen, because the driver has bus mastering switched off",
+    "fetch-aborted": "instructions were fetched from an address behind which there is no RAM",
+    "raced-with-stop": "looked bad, but the driver had stopped DMA by then",
+    "release-seen-late": "released, and cleaned or given away before that was seen: no judgement",
+    "passing": "bad at only one of two looks",
+    "unreadable": "guest data that led nowhere",
+    "pinned-again": (
+        "a whole buffer was released and pinned anew between two looks: no judgement on its identity"
+    ),
+    "unwatched": "pinned pages beyond the 65 536 that are watched for their release",
+}
 
-    ``orphan``: pinned, but no page table maps it any more (munmap, exit); ``unmapped-in-swap-cache``: pinned
-    and taken out of the page tables by reclaim; ``under-writeback``: being written out during DMA.
-    These three count a page each time that it enters the state. ``raced-with-stop``: found bad, but the
-    driver had stopped DMA by then; ``release-seen-late``: released, and cleaned or given away
-    before that was seen;
-    ``pinned-again``: a whole buffer released and pinned anew at once; ``unwatched``: too many pinned pages to
-    watch them for their release;
-    ``remapped``, ``replaced``, ``discarded``, ``unmapped``, ``moved``, ``process-gone``, ``stale-buffer``:
-    see :mod:`vcapdev.dmacheck.mapping`; ``bounced``: pages of the bounce pool, in the place of a buffer's;
-    ``passing``: bad at only one of two looks; ``unreadable``: guest data that led nowhere.
+
+class Oddities:
+    """Counters by name, which are those of :data:`ODDITIES`.
 
     :ivar states: all states and changes of state that were seen, odd or not.
     """

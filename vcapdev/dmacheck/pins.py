@@ -26,6 +26,7 @@ class Release:
     was_clean: Bools
     same: Bools  # mapping and index are what they were
     written: Bools
+    was_cached: Bools  # in the swap cache at the last look while pinned
 
     @classmethod
     def joined(cls, parts: list[Release]) -> Release:
@@ -34,7 +35,7 @@ class Release:
             return parts[0]
         facts = PageFacts.joined([part.facts for part in parts])
         order = np.argsort(facts.pfn, kind="stable")
-        names = ("was_clean", "same", "written")
+        names = ("was_clean", "same", "written", "was_cached")
         columns = (np.concatenate([getattr(part, name) for part in parts])[order] for name in names)
         return cls(facts.take(order), *columns)
 
@@ -84,6 +85,16 @@ class Chunk:
         """Whether :meth:`stirred` was asked before."""
         return self._samples is not None
 
+    def cached(self, bits: int) -> Bools | None:
+        """Which of its pages were in the swap cache at the last look; None where none was.
+
+        :param bits: the flag of such pages.
+        """
+        seen = self._seen
+        return (
+            None if seen is None else seen.once("in swap cache", lambda: _or_none(seen.anon & seen.has(bits)))
+        )
+
     def stirred(self, kernel: Kernel) -> bool:
         """Whether the reference counts of the samples are others than when this was asked last.
 
@@ -125,7 +136,7 @@ class PinTable:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._dirty_bit = kernel.flags.bit("dirty")
+        self._dirty_bit, self._cached_bit = kernel.flags.bit("dirty"), kernel.flags.bit("swapcache")
         self._chunks: list[Chunk] = []  # no page is in two of them
         self._watched = np.zeros(kernel.vmemmap.pages, dtype=bool)  # by page frame
         self._written = np.zeros(kernel.vmemmap.pages, dtype=bool)  # by page frame; means nothing of others
@@ -149,6 +160,11 @@ class PinTable:
     def of_files(self) -> bool:
         """Whether any page belongs to a file."""
         return any(chunk.of_files for chunk in self._chunks)
+
+    @property
+    def in_swap(self) -> bool:
+        """Whether any page was in the swap cache at the last look."""
+        return any(chunk.cached(self._cached_bit) is not None for chunk in self._chunks)
 
     def add(
         self, facts: PageFacts, pages: PageSet | None = None, ends: tuple[int, int] = (-1, -1)
@@ -247,13 +263,16 @@ class PinTable:
     def _release(self, chunk: Chunk, facts: PageFacts, gone: Bools) -> Release:
         """Watch these pages of a chunk no more."""
         same = (facts.mapping == chunk.mapping) & (facts.index == chunk.index)
+        known = chunk.cached(self._cached_bit)
+        cached = np.zeros(len(same), dtype=bool) if known is None else known
         if gone.all():
             self._watched[facts.pfn] = False
-            return Release(facts, chunk.clean, same, self._written[facts.pfn])
+            return Release(facts, chunk.clean, same, self._written[facts.pfn], cached)
         rows = np.flatnonzero(gone)
         pfns = facts.pfn[rows]
         self._watched[pfns] = False
-        return Release(facts.take(rows), chunk.clean[rows], same[rows], self._written[pfns])
+        written = self._written[pfns]
+        return Release(facts.take(rows), chunk.clean[rows], same[rows], written, cached[rows])
 
     def _rest(self) -> None:
         """Another look has found all pins in place: after many of them buffers seem to be here to stay."""

@@ -17,6 +17,7 @@ from vcapdev.dmacheck.pinledger import PinLedger, pins_of
 from vcapdev.dmacheck.pins import PinTable, Release
 from vcapdev.dmacheck.rules import BAD_COUNT, NOT_DIRTIED, PIN_LEAK, PINNED_AFTER_CLOSE, Rule
 from vcapdev.guestmm.kernel import Kernel
+from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE, GuestReadError
 from vcapdev.guestmm.pages import Bools, PageFacts, Pfns
 from vcapdev.guestmm.vmstat import PinCounters, read_pages_written, read_pin_counters
 
@@ -48,7 +49,7 @@ class Releases:
         known: PinCounters | None = former._at_attach if former is not None else None
         self._at_attach: PinCounters | None = known if known is not None else read_pin_counters(kernel)
         self._latest: PinCounters | None = None
-        self._written: int | None = None  # pages of files written back, before the last look
+        self._written: int | None = None  # pages written back or to swap, before the last look
 
     def drop(self) -> None:
         """The guest has gone: its pins are no more."""
@@ -74,7 +75,8 @@ class Releases:
         What breaks a rule waits for :meth:`hear`: this is called from within register writes as well, where
         the vCPUs cannot be stopped because one of them may be waiting for the device.
         """
-        written = read_pages_written(self._kernel) if self.table.of_files else None
+        table = self.table
+        written = read_pages_written(self._kernel) if table.of_files or table.in_swap else None
         release = self.table.look()
         if release is not None:
             self._judge(release)
@@ -93,6 +95,7 @@ class Releases:
         below = facts.once("below", lambda: self._below(facts))
         gone = facts.once("lost", lambda: _lost(facts) | below) | ~release.same
         doubtful = facts.once("doubtful", lambda: self._doubtful(facts)) | self._cleaned_file_pages(facts)
+        doubtful |= self._cleaned_in_swap(release, ~dirty & ~gone)
         judged = release.written & ~gone & ~doubtful
         figures = self._figures
         figures["released"] += len(dirty)
@@ -118,17 +121,20 @@ class Releases:
     def _doubtful(self, facts: PageFacts) -> Bools:
         """Pages that may have been dirtied at their release although they are clean now, or the reverse.
 
-        Reclaim clears PG_dirty when it begins to write a page out, which only a page in the swap cache (or of
-        a file) can suffer. (One that came from swap may well stay in the swap cache while it is pinned.)
-        A page that is on no LRU list may be a new one: memory that was given back and came again at the same
-        address, as it does from a program's heap (folio_add_lru() puts that off, mm/swap.c).
+        (For those in the swap cache, or of files, see below.) A page that is on no LRU list may be a new one:
+        memory that was given back and came again at the same address, as it does from a program's heap
+        (folio_add_lru() puts that off, mm/swap.c). A page that somebody holds besides those who map it may be
+        on its way to another list: MADV_FREE takes the dirtiness away at once, but PG_swapbacked only when a
+        batch of pages is full (folio_mark_lazyfree()). Whoever ends a write holds the page as well, until
+        that is counted (folio_end_writeback(), mm/filemap.c).
         """
         bit = self._kernel.flags.bit
-        swapcache = facts.has(bit("swapcache")) & facts.has(bit("swapbacked"))
-        busy = swapcache | facts.has(bit("writeback"))
+        busy = facts.has(bit("writeback"))
         lazily_freed = facts.anon & ~facts.has(bit("swapbacked"))  # MADV_FREE takes the dirtiness away
         perhaps_new = facts.anon & ~facts.large & ~facts.has(bit("lru"))
-        doubtful: Bools = busy | lazily_freed | perhaps_new
+        users = facts.mapcount + 1 + facts.has(bit("swapcache"))
+        on_its_way = facts.anon & ~facts.large & (facts.refcount > users)
+        doubtful: Bools = busy | lazily_freed | perhaps_new | on_its_way
         return doubtful
 
     def _cleaned_file_pages(self, facts: PageFacts) -> Bools:
@@ -147,6 +153,47 @@ class Releases:
         now = read_pages_written(self._kernel)
         quiet = now is not None and now == self._written and not moving.any()
         return np.zeros_like(of_file) if quiet else of_file
+
+    def _cleaned_in_swap(self, release: Release, clean: Bools) -> Bools:
+        """Clean pages in the swap cache may have been dirtied at their release, and written out already.
+
+        Reclaim clears PG_dirty when it begins to write a page out, which only a page in the swap cache (or of
+        a file) can suffer. One that came from swap may well stay in the swap cache while it is pinned. That
+        it was written out since is ruled out as for files; but what goes to zswap does not count as written,
+        nor does a page of zeroes (since 6.12).
+        """
+        bit, facts = self._kernel.flags.bit, release.facts
+        inside: Bools = facts.once(
+            "maybe in swap cache", lambda: facts.has(bit("swapcache")) & facts.has(bit("swapbacked"))
+        )
+        if not inside.any():
+            return inside
+        asked = inside & clean & release.was_cached & release.was_clean & release.written
+        here = np.flatnonzero(asked & facts.anon & ~facts.has(bit("locked")))
+        now = read_pages_written(self._kernel) if len(here) else None
+        if now is None or now != self._written or self._compresses():
+            return inside
+        doubtful = inside.copy()
+        doubtful[[row for row in here.tolist() if self._holds_data(int(facts.pfn[row]))]] = False
+        return doubtful
+
+    def _compresses(self) -> bool:
+        """Whether zswap may take what is swapped out."""
+        symbols = self._kernel.symbols
+        place = symbols.address("zswap_enabled")
+        if place is None:  # kallsyms may leave data out; a kernel without zswap has neither
+            return symbols.address("zswap_store") is not None
+        try:
+            return self._kernel.table.read(place, 1) != b"\0"
+        except GuestReadError:
+            return True
+
+    def _holds_data(self, pfn: int) -> bool:
+        """Whether a page holds anything but zeroes."""
+        try:
+            return any(self._kernel.memory.read(pfn << PAGE_SHIFT, PAGE_SIZE))
+        except GuestReadError:
+            return False
 
     def settle(self, books: Books, *, final: bool) -> dict[str, Any]:
         """See :meth:`vcapdev.dmacheck.checker.Checker.settle`."""

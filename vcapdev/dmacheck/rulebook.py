@@ -2,12 +2,14 @@
 """docs/rules.md, made of the rules themselves and of the altered drivers that prove them.
 
 ``python -m vcapdev.dmacheck.rulebook`` writes it to standard output, with ``--check FILE`` it says whether a
-file is what it would write.
+file is what it would write. ``--tables FILE`` writes the tables of rules and oddities in a file anew, between
+their marks: docs/report.md has them.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import yaml
 
+from vcapdev.dmacheck.oddities import ODDITIES
 from vcapdev.dmacheck.rules import (
     ALL_RULES,
     CONTRACT_RULES,
@@ -81,6 +84,29 @@ def rulebook(mutants: Mapping[str, Sequence[tuple[str, str]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def with_tables(text: str) -> str:
+    """A page whose tables of rules and oddities, each between two marks, are those of the code.
+
+    :raise ValueError: the page lacks a mark.
+    """
+    rules = [
+        f"| [`{rule.name}`](rules.md#{_anchor(rule)}) | {rule.id} | {rule.severity} | {rule.sentence} |"
+        for rule in ALL_RULES
+    ]
+    oddities = [f"| `{name}` | {what} |" for name, what in ODDITIES.items()]
+    text = _between(text, "rules", ["| rule | id | severity | says |", "|---|---|---|---|", *rules])
+    return _between(text, "oddities", ["| name | what it is |", "|---|---|", *oddities])
+
+
+def _between(text: str, name: str, lines: Sequence[str]) -> str:
+    start, end = f"<!-- {name}: made by make rules -->\n", f"<!-- end of {name} -->\n"
+    shape = re.compile(f"({re.escape(start)}).*({re.escape(end)})", re.S)
+    made, count = shape.subn(lambda match: match[1] + "\n".join(lines) + "\n" + match[2], text)
+    if count != 1:
+        raise ValueError(f"no table between {start.strip()} and {end.strip()}")
+    return made
+
+
 def _overview(mutants: Mapping[str, Sequence[tuple[str, str]]]) -> list[str]:
     lines = ["| rule | id | severity | proved by |", "|---|---|---|---|"]
     for rule in ALL_RULES:
@@ -139,7 +165,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command: 0, or 1 when the file to be checked is another."""
     parser = argparse.ArgumentParser(prog="vcapdev.dmacheck.rulebook", description="make docs/rules.md")
     parser.add_argument("--check", metavar="FILE", type=Path, help="compare instead of writing")
+    parser.add_argument("--tables", metavar="FILE", type=Path, help="write the tables in it anew")
     options = parser.parse_args(arguments)
+    if options.tables is not None:
+        options.tables.write_text(with_tables(options.tables.read_text("utf-8")), "utf-8")
+        return 0
     text = rulebook(proofs(resource_dir("guest") / "mutants"))
     if options.check is None:
         sys.stdout.write(text)

@@ -16,8 +16,8 @@ from vcapdev.dma import Batch
 from vcapdev.dmacheck.breach import Breach
 from vcapdev.dmacheck.ledger import Record
 from vcapdev.dmacheck.look import BatchPages
-from vcapdev.dmacheck.mapping import UserPages
 from vcapdev.dmacheck.rules import CROSSES_PAGES, NO_WRITE_RIGHT, USER
+from vcapdev.dmacheck.userpages import UserPages
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import PAGE_SHIFT, GuestReadError
 from vcapdev.guestmm.pages import PageFacts, PageSet, Pfns, among

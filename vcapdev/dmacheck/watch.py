@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcapdev.dmacheck.ledger import Record
-from vcapdev.dmacheck.mapping import UserPages
+from vcapdev.dmacheck.userpages import UserPages
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.mediabuffer import MediaBuffer
 from vcapdev.guestmm.memory import PAGE_SHIFT

@@ -10,13 +10,13 @@ import mmap
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vcapdev.dma import StillSegment
 from vcapdev.errors import GuestError, UsageError
 
 ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -26,18 +26,6 @@ IDENT = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
 MAX_SEGMENTS = 4096
 _MAX_NOTES = 1 << 20  # bytes
 _MAX_SIZE = 1 << 46  # bytes of guest RAM that are believed
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSegment:
-    """A :class:`vcapdev.dma.MemorySegment` over a mapped file; nothing can write through it."""
-
-    start: int
-    size: int
-    data: NDArray[np.uint8]
-    fd: int
-    fd_offset: int
-    writable: bool = False
 
 
 class _File(NamedTuple):
@@ -53,7 +41,7 @@ class ImageMap:
     :ivar note: text of the running kernel's VMCOREINFO, where whoever made this knew it.
     """
 
-    def __init__(self, segments: Sequence[ImageSegment], fds: Sequence[int], note: bytes = b"") -> None:
+    def __init__(self, segments: Sequence[StillSegment], fds: Sequence[int], note: bytes = b"") -> None:
         self.generation = 1
         self.note = note
         self.segments = sorted(segments, key=lambda segment: segment.start)
@@ -171,7 +159,7 @@ def _mapped(fd: int) -> _File:
     return _File(fd, np.frombuffer(mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ), np.uint8))
 
 
-def _segment(file: _File, offset: int, start: int, size: int) -> ImageSegment:
+def _segment(file: _File, offset: int, start: int, size: int) -> StillSegment:
     if offset % mmap.PAGESIZE or offset < 0 or not 0 < size <= len(file.data) - offset:
         raise ValueError(f"{size} bytes at {offset:#x} are not in the file")
-    return ImageSegment(start, size, file.data[offset : offset + size], file.fd, offset)
+    return StillSegment(start, size, file.data[offset : offset + size], file.fd, offset)
