@@ -7,26 +7,14 @@ import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vcapdev.dma import StillSegment
 from vcapdev.guestmm.memory import GuestMemory
 from vcapdev.vm.machine import Vm
-
-
-@dataclass
-class Segment:
-    """One segment of a ``vcapdev.dma.MemoryMap``."""
-
-    start: int
-    size: int
-    data: NDArray[np.uint8]
-    fd: int
-    fd_offset: int
-    writable: bool = False
 
 
 class OneFile:
@@ -35,7 +23,7 @@ class OneFile:
     generation = 1
 
     def __init__(self, fd: int, data: NDArray[np.uint8]) -> None:
-        self.segments = [Segment(0, len(data), data, fd, 0)]
+        self.segments = [StillSegment(0, len(data), data, fd, 0)]
 
 
 @contextmanager

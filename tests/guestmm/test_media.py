@@ -47,6 +47,20 @@ def test_a_scatterlist_in_two_parts(media):
     assert found.bus[:, 0].tolist() == [start + (16 << 20) for start, _ in memory]
 
 
+@pytest.mark.parametrize("terabytes", [12, 38, 60])
+def test_a_scatterlist_in_vmalloc_memory(media, terabytes):
+    """KASLR moves the direct map, as large as RAM and some, and vmalloc memory, which follows."""
+    place = media.new(*entries((700, 0x200, PAGE - 0x200), (701, 0, PAGE)))
+    area = at(0) + (terabytes << 40)
+    media.map(area, place & ~(PAGE - 1))
+    kernel = kernel_of(media)
+    found = ScatterLists(kernel).read(area + place % PAGE, 2)
+    assert found.memory.tolist() == [[700 * PAGE + 0x200, PAGE - 0x200], [701 * PAGE, PAGE]]
+    reader = Reader.of(kernel)
+    assert reader.physical(area + place % PAGE) == place
+    assert reader.physicals([at(place), area + place % PAGE]).tolist() == [place, place]
+
+
 def test_a_scatterlist_that_leads_back_to_itself_ends(media):
     place = media.new(*[0] * 8)
     media.put(place, *entries((700, 0, PAGE)), at(place) | 1, 0, 0, 0)

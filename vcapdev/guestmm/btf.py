@@ -16,6 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+#: What a kernel without BTF must be built with, so that its vmlinux can stand in for it.
+DWARF_OPTION = "CONFIG_DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT=y (before 5.18: CONFIG_DEBUG_INFO=y)"
+
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
 _MAX_DEPTH = 32  # of nested anonymous members, typedefs, qualifiers

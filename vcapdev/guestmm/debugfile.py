@@ -14,6 +14,7 @@ import numpy as np
 from drgn import Architecture, Platform, Program, SymbolKind
 
 from vcapdev.errors import UsageError
+from vcapdev.guestmm.btf import DWARF_OPTION
 from vcapdev.guestmm.btfwriter import BtfWriter
 from vcapdev.guestmm.kallsyms import Kallsyms
 from vcapdev.guestmm.vmcoreinfo import Vmcoreinfo
@@ -73,7 +74,7 @@ class DebugFile:
             raise UsageError(f"--vmlinux {path}: it cannot be read: {error}") from error
         if "page" not in known:
             raise UsageError(
-                f"--vmlinux {path} has no struct page: give a vmlinux that was built with CONFIG_DEBUG_INFO=y"
+                f"--vmlinux {path} has no struct page: give a vmlinux that was built with {DWARF_OPTION}"
             )
         return cls(path, writer.blob(), symbols, module.build_id.hex() if module.build_id else "")
 

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from vcapdev.errors import InconclusiveError
-from vcapdev.guestmm.btf import Btf, BtfError
+from vcapdev.guestmm.btf import DWARF_OPTION, Btf, BtfError
 from vcapdev.guestmm.flags import FlagsError, PageFlags, PageTypes
 from vcapdev.guestmm.kallsyms import Kallsyms, KallsymsError, read_kallsyms
 from vcapdev.guestmm.kernelimage import KernelImage
@@ -221,7 +221,10 @@ def _read_btf(
 
 def _instead_of_btf(note: Vmcoreinfo, debug_file: DebugFile | None) -> bytes:
     if debug_file is None:
-        raise BtfError("it has no BTF (it needs CONFIG_DEBUG_INFO_BTF=y, or --vmlinux FILE with DWARF)")
+        raise BtfError(
+            "it has no BTF (it needs CONFIG_DEBUG_INFO_BTF=y, or --vmlinux FILE of a build with "
+            f"{DWARF_OPTION})"
+        )
     why_not = debug_file.why_not(note)
     if why_not:
         raise BtfError(f"it has no BTF, and {why_not}")

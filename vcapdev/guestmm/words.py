@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from vcapdev.dma import MemorySegment
 from vcapdev.guestmm.kernel import Kernel
-from vcapdev.guestmm.memory import GuestReadError
+from vcapdev.guestmm.memory import PAGE_SHIFT, GuestReadError
 from vcapdev.guestmm.peeks import Spots
 from vcapdev.guestmm.vmemmap import MAX_PAGES
 from vcapdev.recall import keep
 
-_DIRECT_SIZE = 1 << 46  # bytes; the direct map of 4-level page tables
 _PAGE_OFFSET = 0xFFFF888000000000  # where the kernel has no variable for it (no CONFIG_DYNAMIC_MEMORY_LAYOUT)
 _MASK = (1 << 64) - 1
 _MAX_LISTS = 64  # lists of pages that are known again
@@ -33,6 +32,8 @@ class Reader:
         self._kernel = kernel
         self._memory, self._table = kernel.memory, kernel.table
         self._base = kernel.symbol_u64("page_offset_base") or _PAGE_OFFSET
+        # Bytes of the direct map. Where KASLR moves it, vmalloc memory may follow soon after its end.
+        self._direct = kernel.vmemmap.pages << PAGE_SHIFT
         self._frames: dict[bytes, NDArray[np.int64]] = {}
 
     @classmethod
@@ -49,7 +50,7 @@ class Reader:
         :raise GuestReadError: when it is not mapped.
         """
         offset = virtual - self._base
-        return offset if 0 <= offset < _DIRECT_SIZE else self._table.translate(virtual)
+        return offset if 0 <= offset < self._direct else self._table.translate(virtual)
 
     def physicals(self, virtual: Sequence[int]) -> NDArray[np.int64]:
         """The same of some, at least one.
@@ -57,7 +58,7 @@ class Reader:
         :raise GuestReadError: when one is not mapped.
         """
         places = [each - self._base for each in virtual]
-        if min(places) < 0 or max(places) >= _DIRECT_SIZE:
+        if min(places) < 0 or max(places) >= self._direct:
             places = [self.physical(each) for each in virtual]
         return np.array(places, dtype=np.int64)
 
@@ -67,7 +68,7 @@ class Reader:
         :raise GuestReadError: when part of it is not mapped, or the length is absurd.
         """
         offset = virtual - self._base
-        if 0 <= offset < _DIRECT_SIZE:
+        if 0 <= offset < self._direct:
             return self._memory.read(offset, size)
         return self._table.read(virtual & _MASK, size)
 
