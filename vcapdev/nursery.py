@@ -29,11 +29,11 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vcapdev.dma import StillSegment
 from vcapdev.run.nursery import LARGEST
 from vcapdev.serve.ram import q35
 from vcapdev.vm.ramimage import load, new_memory
@@ -106,17 +106,6 @@ def _meet(snapshot: Path, size: int) -> None:
     gc.freeze()  # the children's collectors need not walk it, and so share the pages with us
 
 
-class _Segment(NamedTuple):
-    """RAM of a guest that does not run."""
-
-    start: int
-    size: int
-    data: NDArray[np.uint8]
-    fd: int
-    fd_offset: int
-    writable: bool = False
-
-
 class _Ram:
     """All RAM of a guest that does not run, in one file."""
 
@@ -125,7 +114,7 @@ class _Ram:
     def __init__(self, fd: int, size: int) -> None:
         data = np.frombuffer(mmap.mmap(fd, size, prot=mmap.PROT_READ), np.uint8)
         self.segments = [
-            _Segment(start, length, data[offset : offset + length], fd, offset)
+            StillSegment(start, length, data[offset : offset + length], fd, offset)
             for start, length, offset in q35(size)
         ]
 

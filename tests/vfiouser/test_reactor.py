@@ -134,6 +134,24 @@ def test_wake_and_stop_from_another_thread(reactor):
     reactor.run()  # a stop counts once
 
 
+def test_who_wakes_a_loop_that_was_closed_writes_to_no_stranger():
+    """Its descriptor may be somebody else's by now."""
+    reactor = Reactor()
+    number = reactor._wakeup
+    reactor.close()
+    stranger = os.eventfd(0, os.EFD_NONBLOCK)
+    try:
+        os.dup2(stranger, number)
+        reactor.stop()
+        reactor.wake()
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(stranger)
+    finally:
+        os.close(stranger)
+        if number != stranger:
+            os.close(number)
+
+
 def test_stop_from_a_signal_handler(reactor):
     before = signal.signal(signal.SIGALRM, lambda *_: reactor.stop())
     try:

@@ -87,12 +87,10 @@ class BusMaster:
     def __init__(
         self, memory: MemoryMap, enabled: Callable[[], bool], drain: Callable[[], None] | None = None
     ) -> None:
-        self.memory = memory
-        self.enabled = enabled
+        self.memory, self.enabled, self.on_drain = memory, enabled, drain
         self.observers: list[DmaObserver] = []
         self.on_abort: Callable[[Abort], None] | None = None
         """Told of every master abort, for the status bits of config space."""
-        self.on_drain = drain
         self._generation: int | None = None
         self._starts: list[int] = []
         self._ends: list[int] = []

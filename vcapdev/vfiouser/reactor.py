@@ -16,6 +16,7 @@ import itertools
 import math
 import os
 import select
+import threading
 import time
 from collections.abc import Callable
 
@@ -94,13 +95,16 @@ class Reactor:
         self._timerfd = _timerfd()
         self._armed = _NEVER
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._closed, self._closing = False, threading.RLock()  # a signal's handler may enter it twice
         self.add_reader(self._timerfd, self._expired)
         self.add_reader(self._wakeup, self._woken)
 
     def close(self) -> None:
         """Give the reactor's own descriptors back; those added are their owners'."""
         os.close(self._timerfd)
-        os.close(self._wakeup)
+        with self._closing:
+            self._closed = True
+            os.close(self._wakeup)
 
     def call_at(self, when: float, fn: Callback) -> Timer:
         """Call ``fn`` at ``when`` (seconds, as :attr:`now` counts), never from inside this call."""
@@ -161,8 +165,13 @@ class Reactor:
         return self._stopped
 
     def wake(self) -> None:
-        """Make a waiting :meth:`run` go round once. Safe in a signal handler and from any thread."""
-        os.eventfd_write(self._wakeup, 1)
+        """Make a waiting :meth:`run` go round once. Safe in a signal handler, from any thread, at any time.
+
+        A thread that says :meth:`stop` may come to this after the loop's own has ended it, and closed it.
+        """
+        with self._closing:
+            if not self._closed:
+                os.eventfd_write(self._wakeup, 1)
 
     def _woken(self) -> None:
         os.eventfd_read(self._wakeup)
