@@ -176,3 +176,33 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+
+KERNEL = "linux-image-amd64"
+RECIPE = make_recipe(
+    "suites: [bookworm]\nkernel: linux-image-amd64\npackages: [tool]\nassume: [initramfs-tools]\n"
+)
+SMALL = make_recipe("suites: [bookworm]\npackages: [tool]\n")
+
+
+def add_kernel(repository: Repository, version: str, abi: str, suite: str = "bookworm") -> Path:
+    """A kernel as Debian packages it: a metapackage that depends on exactly one image."""
+    release = f"{abi}-amd64"
+    image = repository.add(
+        f"linux-image-{release}",
+        version,
+        {f"boot/vmlinuz-{release}": b"kernel", f"lib/modules/{release}/modules.order": b""},
+        depends="initramfs-tools | linux-initramfs-tool",
+        suite=suite,
+    )
+    depends = f"linux-image-{release} (= {version})"
+    repository.add(KERNEL, version, depends=depends, suite=suite)
+    return image
+
+
+def fill(repository: Repository) -> None:
+    """What :data:`RECIPE` asks for: a kernel, and a tool with its library."""
+    add_kernel(repository, "6.1.5-1", "6.1.0-5")
+    repository.add("tool", "1:2.0-1", {"usr/bin/tool": b"#!/bin/sh\n"}, depends="libtool1 (>= 1.0)")
+    repository.add("libtool1", "1.2-3", {"usr/lib/libtool.so.1": b"library"})
+    repository.publish()

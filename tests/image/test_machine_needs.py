@@ -31,6 +31,7 @@ def tool(directory: Path, name: str, script: str = "") -> None:
 
 def test_all_that_is_missing_comes_in_one_command(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    tool(bare, "sudo")
     with pytest.raises(SetupError) as caught:
         machine.require("programs", "modules")
     assert str(caught.value) == (
@@ -42,6 +43,12 @@ def test_all_that_is_missing_comes_in_one_command(bare: Path, monkeypatch: pytes
 def test_root_needs_no_sudo(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(SetupError, match="run 'apt-get install make patch'"):
+        machine.require("modules")
+
+
+def test_a_user_without_sudo_gets_a_command_that_works(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(SetupError, match="""run 'su -c "apt-get install make patch"'"""):
         machine.require("modules")
 
 

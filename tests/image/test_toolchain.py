@@ -9,10 +9,21 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from aptrepo import Repository, make_recipe
 
 from vcapdev.errors import SetupError
+from vcapdev.image.cache import Cache
 from vcapdev.image.elf import Elf, resolve_in_root
-from vcapdev.image.toolchain import host_compiler, kernel_compiler, tools_run, wrap_programs
+from vcapdev.image.recipe import Recipe
+from vcapdev.image.toolchain import (
+    Toolchain,
+    choose_toolchain,
+    host_compiler,
+    kernel_compiler,
+    tools_run,
+    wrap_programs,
+)
+from vcapdev.progress import Terminal
 
 RELEASE = "6.1.0-9-amd64"
 
@@ -68,6 +79,19 @@ def test_build_tools_that_need_another_c_library_are_found_out(tmp_path: Path) -
     assert not tools_run(tmp_path)
 
 
+def who(program: Path, root: str) -> Path:
+    """A dynamic program that says its name, whether a loader below ``root`` started it, its argument."""
+    source = (
+        "#include <stdio.h>\n#include <string.h>\n"
+        "int main(int argc, char **argv) { char maps[4096]; int own = 0;\n"
+        'FILE *f = fopen("/proc/self/maps", "r");\n'
+        f'while (fgets(maps, sizeof maps, f)) own |= strstr(maps, "{root}") != NULL;\n'
+        'printf("%s %d %s\\n", argv[0], own, argc > 1 ? argv[1] : ""); return 0; }\n'
+    )
+    subprocess.run(["gcc", "-x", "c", "-o", program, "-"], input=source, text=True, check=True)
+    return program
+
+
 def private_root(root: Path, program: Path) -> None:
     """The loader and libraries of this machine, as if they were another suite's."""
     linkage = Elf(program.read_bytes()).linkage()
@@ -82,17 +106,9 @@ def private_root(root: Path, program: Path) -> None:
 
 def test_a_program_runs_through_the_private_loader(tmp_path: Path) -> None:
     """Also after the tree was moved to its final place, with its arguments, and by its hidden name."""
-    (tmp_path / "who.c").write_text(
-        "#include <stdio.h>\n#include <string.h>\n"
-        "int main(int argc, char **argv) { char maps[4096]; int own = 0;\n"
-        'FILE *f = fopen("/proc/self/maps", "r");\n'
-        'while (fgets(maps, sizeof maps, f)) own |= strstr(maps, "/final/root/") != NULL;\n'
-        'printf("%s %d %s\\n", argv[0], own, argc > 1 ? argv[1] : ""); return 0; }\n'
-    )
     made = tmp_path / "made"
     (made / "root/usr/bin").mkdir(parents=True)
-    program = made / "root/usr/bin/who"
-    subprocess.run(["gcc", "-o", program, tmp_path / "who.c"], check=True)
+    program = who(made / "root/usr/bin/who", "/final/root/")
     shutil.copy(program, made / "root/usr/bin/who.part")
     private_root(made / "root", program)
     final = tmp_path / "final"
@@ -104,6 +120,54 @@ def test_a_program_runs_through_the_private_loader(tmp_path: Path) -> None:
     part = subprocess.run([f"{bin_dir}/.who.elf.part"], capture_output=True, text=True, check=True).stdout
     assert part == f"{bin_dir}/.who.part.elf 1 \n"
     assert os.access(bin_dir / "who", os.X_OK)
+
+
+@pytest.fixture
+def suite(repository: Repository, machine: Path, tmp_path: Path) -> Recipe:
+    """A suite with a compiler of its own, and this machine's loader and libraries as its C library."""
+    program = who(tmp_path / "who", "/toolchains/")
+    private_root(tmp_path / "libc", program)
+    files = {
+        str(path.relative_to(tmp_path / "libc")): path.read_bytes()
+        for path in (tmp_path / "libc").rglob("*")
+        if path.is_file()
+    }
+    repository.add("libc6", "2.36-9", files)
+    repository.add("gcc-12", "12.2.0-14", {"usr/bin/gcc-12": program.read_bytes()}, depends="libc6")
+    for name in ("binutils", "libelf1", "zlib1g"):
+        repository.add(name, "1.0")
+    repository.publish()
+    return make_recipe("suites: [bookworm]\npackages: [libc6]\n")
+
+
+def test_a_private_compiler_of_the_suite_also_where_the_machines_would_do(
+    suite: Recipe, tmp_path: Path, cache: Cache, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = headers(tmp_path / "headers", "gcc-12 (Debian 12.2.0-14) 12.2.0")
+    tool = tree / "usr/lib/linux-kbuild-6.1/scripts/basic/fixdep"
+    tool.parent.mkdir(parents=True)
+    shutil.copy(tmp_path / "who", tool)
+    script(tmp_path / "bin/gcc-12", '[ "$1" = -dumpversion ] && echo 12 || echo "gcc-12 of the machine"')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+
+    its = choose_toolchain(suite, tree, RELEASE, Terminal(), cache)
+    assert its == Toolchain(tree, str(tmp_path / "bin/gcc-12"), "gcc-12 of the machine")
+
+    own = choose_toolchain(suite, tree, RELEASE, Terminal(), cache, private=True)
+    assert own.compiler == "gcc-12"
+    assert own.version == "gcc-12 (Debian 12.2.0-14) 12.2.0 in a private root"
+    assert own.headers.is_relative_to(cache.root / "toolchains")
+    command = f"{own.compiler} -c; {own.headers / tool.relative_to(tree)} dep; {tool} dep"
+    said = subprocess.run(
+        command, shell=True, env=own.environment(), capture_output=True, text=True, check=True
+    )
+    compiled, moved, original = (line.split() for line in said.stdout.splitlines())
+    assert compiled == [str(own.path[0] / ".gcc-12.elf"), "1", "-c"]
+    assert moved == [str(own.headers / tool.relative_to(tree).with_name(".fixdep.elf")), "1", "dep"]
+    assert original == [str(tool), "0", "dep"]  # the headers that others use are as they were
+
+    shutil.rmtree(repository.root)  # no network: all is in the cache
+    assert choose_toolchain(suite, tree, RELEASE, Terminal(), cache, private=True) == own
 
 
 def test_a_root_without_loader_is_refused(tmp_path: Path) -> None:

@@ -78,10 +78,11 @@ def missing(*purposes: str) -> list[Need]:
 
 
 def install_command(needs: Iterable[Need]) -> str:
-    """The exact command that installs what is missing."""
-    packages = " ".join(dict.fromkeys(need.package for need in needs))
-    sudo = "" if os.geteuid() == 0 else "sudo "
-    return f"{sudo}apt-get install {packages}"
+    """The exact command that installs what is missing, as the user that this is."""
+    command = f"apt-get install {' '.join(dict.fromkeys(need.package for need in needs))}"
+    if os.geteuid() == 0:
+        return command
+    return f"sudo {command}" if shutil.which("sudo") else f'su -c "{command}"'  # not every Debian has sudo
 
 
 def require(*purposes: str) -> None:
