@@ -13,7 +13,7 @@ import yaml
 
 from vcapdev.image.mutants import find_mutant
 from vcapdev.scenario import language
-from vcapdev.scenario.model import FINDINGS, collect, load, shard, shipped
+from vcapdev.scenario.model import FINDINGS, SLOW, collect, load, shard, shipped
 from vcapdev.scenario.nodes import ScenarioError
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -221,6 +221,17 @@ def test_shipped_scenarios_are_well_formed() -> None:
     assert {one.file.parent for one in scenarios} == {shipped()}
 
 
+def test_what_takes_hours_is_played_only_by_name() -> None:
+    """A day is 25 frames of 86 400 seconds each; unasked none of it is played."""
+    slow = collect([Path(SLOW)])
+    assert {one.file.parent for one in slow} == {shipped() / SLOW}
+    assert not {one.name for one in slow} & {one.name for one in collect([])}
+    for one in slow:
+        assert collect([Path(one.name)])[0].file == one.file
+        (test,) = one.tests(["bookworm-6.1"])
+        assert [step.value["frames"] for step in test.steps] == [25 * 86_400], one.file
+
+
 def test_shards_share_everything_and_nothing_twice(tmp_path: Path) -> None:
     """The same split on every machine, whatever the order of files."""
     write(tmp_path, GOOD, "a.yaml")
@@ -246,8 +257,9 @@ def test_fixes_taken_back_are_described() -> None:
     for one in collect([]):
         body = [one.body, *one.body.get("variants", {}).values()]
         named |= {part["mutant"] for part in body if "mutant" in part}
-    for path in (shipped() / FINDINGS).glob("*.yaml"):
-        named |= {load(path).body.get("mutant")} - {None}
+    for one in collect([Path(FINDINGS)]):
+        body = [one.body, *one.body.get("variants", {}).values()]
+        named |= {part["mutant"] for part in body if "mutant" in part}
     assert len(named) >= 5
     for name in named:
         assert all(file.startswith("drivers/media/") for file in find_mutant(name).files)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,9 +20,10 @@ from vcapdev.scenario import command, suite
 from vcapdev.scenario.model import Test, load, with_modules
 from vcapdev.scenario.options import ScenarioOptions
 from vcapdev.scenario.play import play, repeat_command
-from vcapdev.scenario.results import Results, Status, TestResult
+from vcapdev.scenario.results import Results, Status, TestResult, What
+from vcapdev.testing import pressure as pressing
 from vcapdev.testing.complaints import Complaint
-from vcapdev.testing.guest import Result
+from vcapdev.testing.guest import Result, capture_options
 from vcapdev.testing.states import State
 from vcapdev.vm.agent import GuestTimeoutError
 from vcapdev.vm.watch import GuestCrash
@@ -48,12 +50,13 @@ class Card:
         self.dma = Dma()
         self.clock = "paced"
         self.there = True
+        self.frames = 5
 
     def settle(self) -> bool:
         return True
 
     def stats(self) -> dict[str, int]:
-        return {"fields": 10, "frames": 5, "interrupts": 5}
+        return {"fields": 10, "frames": self.frames, "interrupts": 5}
 
     def call(self, command: str, **arguments: Any) -> dict[str, Any]:
         return {"events": []} if command == "timeline" else {"verdicts": []}
@@ -71,7 +74,8 @@ class Guest:
 
     def __init__(self, answer: Callable[[str], Result]) -> None:
         self.card, self.complaints, self.state = Card(), [], State.SHELL
-        self.config = SimpleNamespace(allow=())
+        self.config = SimpleNamespace(allow=(), swap="none")
+        self.refuses = ""  # a capture, and how
         self.release, self.since, self.log = "6.1.0", -1, ""
         self.has_complained, self.another = False, None
         self._answer = answer
@@ -89,6 +93,29 @@ class Guest:
             raise
 
     def end(self) -> None: ...
+
+    def push(self, local: Path | bytes, remote: str, *, mode: int = 0o644) -> None:
+        if isinstance(local, Path) and not local.is_file():
+            raise UsageError(f"push: {local} is no file")
+
+    def load(self, module: str | Path, **parameters: str) -> None:
+        if isinstance(module, Path):
+            raise UsageError(f"{module} was built for 6.12.0, the guest is 6.1.0")
+
+    def pressure(self, kind: str, every: str | None = None, **more: int) -> Any:
+        pressing.command(kind, every, 100, self.config.swap)
+
+    def start_capture(self, frames: int, **options: Any) -> Any:
+        capture_options(frames, options)
+
+        def wait(timeout: float | None) -> None:
+            raise UsageError(self.refuses)
+
+        return SimpleNamespace(wait=wait, options=SimpleNamespace(save=None))
+
+    def reboot(self) -> None:
+        self.card.dma.unexpected = []
+        self.complaints.clear()
 
     def dmesg(self) -> str:
         return self.log
@@ -160,7 +187,7 @@ def test_the_command_that_repeats_it_has_its_modules(tmp_path: Path) -> None:
     [
         (SetupError("no disk"), Status.ERROR, ExitStatus.ENVIRONMENT),
         (GuestError("it did not come up"), Status.ERROR, ExitStatus.GUEST),
-        (UsageError("no such recipe"), Status.ERROR, ExitStatus.USAGE),
+        (UsageError("no such recipe"), Status.USAGE, ExitStatus.USAGE),
         (ZeroDivisionError("ours"), Status.ERROR, ExitStatus.DEFECT),
         (OOPS, Status.FAIL, 0),
     ],
@@ -178,7 +205,7 @@ def test_without_a_guest_only_its_own_kernel_is_to_blame(
     [
         (OOPS, Status.FAIL),
         (GuestTimeoutError("it hangs in the driver"), Status.FAIL),
-        (UsageError("the driver cannot do this"), Status.FAIL),
+        (UsageError("push: there is no such file"), Status.USAGE),
         (InconclusiveError("nothing was judged"), Status.ERROR),
         (SetupError("the disk is full"), Status.ERROR),
         (AttributeError("ours"), Status.ERROR),
@@ -189,6 +216,116 @@ def test_who_is_to_blame_for_a_step(tmp_path: Path, error: Exception, status: St
     result = played(tmp_path, Guest(raising(error)))
     assert result.status == status
     assert result.steps[0].status == Status.FAIL
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ("push: {from: nowhere, to: /tmp/x}", "push: .*nowhere is no file"),
+        ("pressure: hog\n    steps: [{run: y}]", "needs swap"),
+        ("load: x/bttv.ko", "built for 6.12.0"),
+        ("load: x/bttv.ko\n    fails: built", "built for 6.12.0"),
+        ("capture: {io: mmap, clean: true}", "go with io='userptr'"),
+    ],
+)
+def test_a_wrong_scenario_is_no_red_driver(tmp_path: Path, steps: str, said: str) -> None:
+    """What its author got wrong is wrong usage (exit 2) with a status of its own, of a control, too."""
+    text = f"title: x\nsteps:\n  - {steps}\n"
+    for more in ("", "variants: {control: {red: x}}\n"):
+        result = played(tmp_path, Guest(fine), text + more)
+        assert (result.status, result.exit_status) == (Status.USAGE, ExitStatus.USAGE)
+        assert [failure.what for failure in result.failures] == [What.USAGE]
+        assert re.search(said, result.message)
+        assert Results([result, *results("pass", "error")]).exit_status() == ExitStatus.USAGE
+        assert Results([result, *results("fail")]).exit_status() == ExitStatus.FINDINGS
+
+
+def test_a_driver_that_refuses_a_capture_is_red(tmp_path: Path) -> None:
+    """The reader has checked what can be asked for; that the driver will not is the driver's."""
+    guest = Guest(fine)
+    guest.refuses = "capture: 768x576 is no size of this driver"
+    text = "title: x\nsteps:\n  - capture: {frames: 3}\n"
+    result = played(tmp_path, guest, text)
+    assert (result.status, result.failures[0].what) == (Status.FAIL, What.STEP)
+    assert "the driver refuses it: capture: 768x576" in result.message
+
+
+UNATTACHED = {"attached": False, "why_not": "no symbols", "pages_checked": 0, "writes": 0}
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ({**UNATTACHED, "unchecked_writes": 5}, "nothing was checked: no symbols"),
+        (UNATTACHED, "nothing was checked: no symbols"),
+        ({"attached": True, "pages_checked": 0, "writes": 0}, "only 0 pages were judged"),
+        (
+            {"attached": True, "pages_checked": 500, "writes": 5, "unchecked_writes": 2},
+            "2 of the card's writes",
+        ),
+    ],
+)
+@pytest.mark.parametrize("expect", ["", "expect: {pages: 0}\n", "expect: {verdicts: any}\n"])
+@pytest.mark.parametrize("second", [False, True])
+def test_frames_that_nobody_judged_prove_nothing(
+    tmp_path: Path, status: dict[str, Any], said: str, expect: str, second: bool
+) -> None:
+    """However the captures end, and on either card: where it wrote, its checker must have looked."""
+    guest = Guest(fine)
+    card = guest.card
+    if second:
+        card = Card()
+        guest.another = SimpleNamespace(card=card)
+    card.dma.status = status
+    card.frames = 0
+    guest._answer = lambda words: (setattr(card, "frames", 7), fine(words))[1]
+    result = played(tmp_path, guest, RUN + expect)
+    assert (result.status, result.exit_status) == (Status.ERROR, ExitStatus.GUEST)
+    assert said in result.message
+    assert result.message.startswith("the second card's checker: ") is second
+
+
+def test_writes_that_nobody_can_judge(tmp_path: Path) -> None:
+    """A scenario can say so; then the others must have been judged all the same."""
+    guest = Guest(fine)
+    guest.card.dma.status["unchecked_writes"] = 2
+    assert played(tmp_path, guest, RUN + "expect: {unjudged: true}\n").status == Status.PASS
+    guest.card.dma.status["pages_checked"] = 0
+    assert played(tmp_path, guest, RUN + "expect: {unjudged: true}\n").status == Status.ERROR
+
+
+def test_the_second_card_is_held_to_the_pages_too(tmp_path: Path) -> None:
+    """Each that sent frames; and both are in the figures."""
+    guest = Guest(fine)
+    guest.another = SimpleNamespace(card=Card())
+    result = played(tmp_path, guest, RUN + "expect: {pages: 400}\n")
+    assert (result.status, result.figures["pages judged, second card"]) == (Status.PASS, 500)
+    guest.another.card.dma.status["pages_checked"] = 399
+    result = played(tmp_path, guest, RUN + "expect: {pages: 400}\n")
+    assert (result.status, result.message) == (
+        Status.ERROR,
+        "the second card's checker: only 399 pages were judged, 400 are asked for",
+    )
+
+
+def test_a_card_that_wrote_nothing_need_not_be_judged(tmp_path: Path) -> None:
+    """A scenario of commands alone passes without a checker."""
+    guest = Guest(fine)
+    guest.card.dma.status = UNATTACHED
+    assert played(tmp_path, guest).status == Status.PASS
+
+
+def test_a_reboot_forgets_no_finding(tmp_path: Path) -> None:
+    """The new guest and its checker begin anew; what the old ones said counts all the same."""
+    text = "title: x\nsteps:\n  - run: y\n  - reboot: true\n"
+    guest = Guest(fine)
+    guest.card.dma.unexpected = [verdict("not-pinned")]
+    result = played(tmp_path, guest, text)
+    assert (result.status, result.failures[0].what) == (Status.FAIL, What.VERDICT)
+    guest = Guest(fine)
+    guest.complaints.append(Complaint.of(OOPS))
+    result = played(tmp_path, guest, text)
+    assert (result.status, result.failures[0].what) == (Status.FAIL, What.KERNEL)
 
 
 def test_a_guest_that_answers_no_more_is_no_red_driver(tmp_path: Path) -> None:

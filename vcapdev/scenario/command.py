@@ -24,6 +24,7 @@ _MARKS = {
     Status.KNOWN: "known",
     Status.SKIP: "skip",
     Status.ERROR: "ERROR",
+    Status.USAGE: "USAGE",
 }
 _BISECT = {ExitStatus.CLEAN: 0, ExitStatus.FINDINGS: 1}
 _CANNOT_TELL = 125
@@ -94,7 +95,7 @@ def _tell(test: TestResult) -> None:
     """A line for what went well, more for what did not."""
     message = "" if test.status == Status.FAIL else f"  {line(test.message, 160)}" if test.message else ""
     print(f"{_MARKS[Status(test.status)]:<5} {line(test.id):<44} {test.seconds:6.1f} s{message}", flush=True)
-    if test.status not in (Status.FAIL, Status.ERROR):
+    if test.status not in (Status.FAIL, Status.ERROR, Status.USAGE):
         return
     for failure in test.failures:
         lines = plain(failure.text).splitlines()

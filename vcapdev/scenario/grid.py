@@ -12,6 +12,7 @@ _SHORT = {
     Status.KNOWN: "known",
     Status.SKIP: "-",
     Status.ERROR: "error",
+    Status.USAGE: "usage",
 }
 
 

@@ -13,7 +13,7 @@ from vcapdev.scenario.svg import timeline
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/=]*\Z")
 _WORDS = {Status.PASS: "passed", Status.FAIL: "failed", Status.KNOWN: "known", Status.SKIP: "skipped",
-          Status.ERROR: "infrastructure"}  # fmt: skip
+          Status.ERROR: "infrastructure", Status.USAGE: "wrong usage"}  # fmt: skip
 _STYLE = """
 body{font:14px/1.45 system-ui,sans-serif;margin:1.5em auto;max-width:1180px;
 padding:0 1em;color:#222;background:#fff}
@@ -21,13 +21,14 @@ h1{font-size:1.5em}h2{font-size:1.15em;margin:0}table{border-collapse:collapse;m
 td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left;vertical-align:top}
 a{color:inherit}pre{background:#f4f4f4;padding:.6em;overflow:auto;max-height:32em;font-size:12px}
 .pass{background:#d9f2dd}.fail{background:#f8c9c9}.known{background:#fbe8c0}.skip{background:#eee}
-.error{background:#ecd3ef}section{border-top:1px solid #ccc;padding:.8em 0}
+.error,.usage{background:#ecd3ef}section{border-top:1px solid #ccc;padding:.8em 0}
 svg text{font:10px sans-serif;fill:#333}svg .g{stroke:#e4e4e4}svg{background:#fafafa}
 .box{display:inline-block;width:.9em;height:.9em;margin:0 .3em 0 .9em;vertical-align:-1px}
 img{max-width:100%;image-rendering:auto}summary{cursor:pointer}
 @media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}pre{background:#242424}
 td,th,section{border-color:#444}.pass{background:#1d4526}.fail{background:#5e1f1f}.known{background:#574310}
-.skip{background:#333}.error{background:#48244c}svg{background:#202020}svg text{fill:#ccc}svg .g{stroke:#333}}
+.skip{background:#333}.error,.usage{background:#48244c}
+svg{background:#202020}svg text{fill:#ccc}svg .g{stroke:#333}}
 """.strip()
 
 

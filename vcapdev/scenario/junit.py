@@ -2,7 +2,8 @@
 """Results as JUnit XML, in the dialect that GitLab, Jenkins and pytest agree on.
 
 One ``testsuite`` a kernel. A test of a guest's program becomes a ``testcase`` of its own, below its scenario
-by ``classname``. Infrastructure trouble is an ``error``, everything else that is red a ``failure``.
+by ``classname``. Infrastructure trouble and wrong usage are an ``error``, everything else that is red a
+``failure``.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ def _mark(case: ET.Element, status: str, message: str, text: str, test: TestResu
     tag = {
         Status.FAIL: "failure",
         Status.ERROR: "error",
+        Status.USAGE: "error",
         Status.SKIP: "skipped",
         Status.KNOWN: "skipped",
     }.get(Status(status))

@@ -71,7 +71,7 @@ def read(path: Path) -> list[Known]:
 def apply(test: TestResult, known: Sequence[Known], today: datetime.date) -> None:
     """Mark what is known. A test whose failures are all known is not red any more."""
     for failure in test.failures:
-        if failure.what == What.INFRASTRUCTURE:
+        if failure.what in (What.INFRASTRUCTURE, What.USAGE):
             continue
         entries = [one for one in known if one.meets(test, failure)]
         valid = [one for one in entries if today <= one.until]

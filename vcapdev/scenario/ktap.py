@@ -21,8 +21,8 @@ from vcapdev.scenario.results import Results, Status, Subtest, TestResult
 
 VERSION = "KTAP version 1"
 _MOST_LINES = 60  # of a failure's text
-_DIRECTIVE = {Status.SKIP: "SKIP", Status.KNOWN: "XFAIL", Status.ERROR: "ERROR"}
-_BAD = (Status.FAIL, Status.ERROR)
+_DIRECTIVE = {Status.SKIP: "SKIP", Status.KNOWN: "XFAIL", Status.ERROR: "ERROR", Status.USAGE: "ERROR"}
+_BAD = (Status.FAIL, Status.ERROR, Status.USAGE)
 
 
 def write(results: Results) -> str:

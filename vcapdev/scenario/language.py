@@ -313,7 +313,8 @@ _EXPECT = Section(
         "verdicts": Key(Either((Choice(("none", "any")), ListOf(_NAME)), "none, any, or a list of rules"),
                         "what the checker must find, and nothing else (none)"),
         "also": _ALSO,
-        "pages": Key(Number(0, 1_000_000_000), "pages that must have been judged (a capture: 1)"),
+        "pages": Key(Number(0, 1_000_000_000), "pages that must have been judged (where the card wrote: 1)"),
+        "unjudged": Key(Flag(), "true: the card writes where nothing can be judged, as outside of RAM"),
         "kernel-log": Key(Section({
             "has": Key(ListOf(_REGEX, single=True), "found in it, each"),
             "lacks": Key(ListOf(_REGEX, single=True), "not found in it"),

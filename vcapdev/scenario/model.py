@@ -20,6 +20,8 @@ SUFFIXES = (".yaml", ".yml")
 DEFAULT_KERNEL = "bookworm-6.1"
 #: Below the shipped ones: suspicions about stock drivers; what came of them is in docs/findings.md.
 FINDINGS = "findings"
+#: Likewise: what takes hours, and is played only when it is asked for.
+SLOW = "slow"
 _GLOB = frozenset("*?[")
 
 Json = dict[str, Any]
@@ -30,12 +32,15 @@ class Expectation:
     """What must have come of a scenario at its end.
 
     :ivar verdicts: rules that must be violated; None: whatever the checker finds is let pass.
-    :ivar pages: pages that must have been judged; None: one, where anything is captured.
+    :ivar pages: pages that must have been judged, by the checker of each card that sent frames; None: one,
+        where anything is captured.
+    :ivar unjudged: whether it is no wonder that some writes cannot be judged.
     """
 
     verdicts: tuple[str, ...] | None = ()
     also: tuple[str, ...] = ()
     pages: int | None = None
+    unjudged: bool = False
     log_has: tuple[str, ...] = ()
     log_lacks: tuple[str, ...] = ()
 
@@ -149,6 +154,7 @@ def _expectation(expect: Json) -> Expectation:
         verdicts=None if verdicts == "any" else () if verdicts == "none" else tuple(verdicts),
         also=expect.get("also", ()),
         pages=expect.get("pages"),
+        unjudged=expect.get("unjudged", False),
         log_has=log.get("has", ()),
         log_lacks=log.get("lacks", ()),
     )
@@ -194,14 +200,14 @@ def collect(paths: Iterable[Path]) -> list[Scenario]:
 
 
 def _named(path: Path) -> Path:
-    """A path, or a shipped scenario (or one of its findings) by its name."""
+    """A path, a shipped scenario by its name, or :data:`FINDINGS` or :data:`SLOW` for all of these."""
     if not path.exists() and not path.suffix and len(path.parts) == 1:
-        for directory in (shipped(), shipped() / FINDINGS):
+        for directory in (shipped(), shipped() / FINDINGS, shipped() / SLOW):
             candidate = directory / f"{path.name}.yaml"
             if candidate.is_file():
                 return candidate
-    if not path.exists() and path.name == FINDINGS and len(path.parts) == 1:
-        return shipped() / FINDINGS
+    if not path.exists() and str(path) in (FINDINGS, SLOW):
+        return shipped() / path
     return path
 
 

@@ -2,7 +2,8 @@
 """Plays one test in a guest, and judges: whatever happens ends in a result, never in an exception.
 
 What says nothing about the driver is told apart: a machine that lacks something, a guest that does not come
-up, a dead QEMU or device process, a checker that cannot look. Everything else that is not as expected is red.
+up, a dead QEMU or device process, a checker that cannot look; and a scenario that asks for what there is not.
+Everything else that is not as expected is red.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vcapdev.errors import (
     ExitStatus,
@@ -37,6 +39,8 @@ from vcapdev.testing.guest import Guest
 from vcapdev.testing.keeper import Keeper
 from vcapdev.testing.states import State
 from vcapdev.vm.watch import GuestCrash
+
+Json = dict[str, Any]
 
 _FIGURES = {"pages_checked": "pages judged", "writes": "DMA writes", "distinct_pages": "distinct pages"}
 _COUNTERS = ("fields", "frames", "interrupts", "handshake_timeouts", "late_fields", "lost_fields")
@@ -114,14 +118,15 @@ def _kernel_key(kind: str, title: str, text: str) -> str:
 
 
 def _trouble(result: TestResult, error: BaseException) -> None:
-    """Infrastructure, with the status that it has everywhere."""
+    """Infrastructure, or a wrong scenario, with the status that it has everywhere."""
     text = str(error) or type(error).__name__
     status = error.exit_status if isinstance(error, VcapdevError) else ExitStatus.DEFECT
+    what = What.USAGE if status == ExitStatus.USAGE else What.INFRASTRUCTURE
     if status == ExitStatus.DEFECT:
         result.texts.append(["traceback", "".join(traceback.format_exception(error))])
         text = f"a defect of vcapdev: {type(error).__name__}: {error}"
     result.exit_status = int(status)
-    result.failures.append(Failure(What.INFRASTRUCTURE, key_of(What.INFRASTRUCTURE, text), text))
+    result.failures.append(Failure(what, key_of(what, text), text))
 
 
 class _Run:
@@ -130,6 +135,8 @@ class _Run:
     def __init__(self, test: Test, guest: Guest, settings: Settings, result: TestResult) -> None:
         self._test, self._guest, self._result = test, guest, result
         self._player = Player(guest, test.file, test.kernel, record=settings.record)
+        self._player.before_reboot = self._remember
+        self._earlier: list[Verdict] = []  # of a guest that was rebooted
         self._counters = self._stats()
 
     def run(self) -> None:
@@ -166,6 +173,8 @@ class _Run:
             return  # the complaint itself is told below
         if isinstance(error, StepError | ViolationError):
             self._add(What.STEP, str(error))
+        elif isinstance(error, UsageError):
+            _trouble(self._result, UsageError(f"{self._where()}: {error}"))
         elif self._infrastructure(error):
             _trouble(self._result, error)
         else:
@@ -176,12 +185,10 @@ class _Run:
         return failed[-1] if failed else "at the end"
 
     def _infrastructure(self, error: Exception) -> bool:
-        if not isinstance(error, GuestError | UsageError):
+        if not isinstance(error, GuestError):
             return True  # SetupError, or a defect
         if isinstance(error, InconclusiveError) or self._guest.state is State.CRASHED:
             return True
-        if isinstance(error, UsageError):
-            return False  # the driver refuses what was asked of it
         try:
             return not self._guest.run(["true"], timeout=60).ok
         except GuestError:
@@ -191,12 +198,7 @@ class _Run:
         test, guest = self._test, self._guest
         with suppress(GuestError):
             guest.end()
-        for complaint in guest.complaints:
-            if not complaint.allowed(guest.config.allow):
-                text = (
-                    f"the guest's kernel complained ({complaint.kind}): {complaint.title}\n{complaint.text}"
-                )
-                self._add(What.KERNEL, text, _kernel_key(complaint.kind, complaint.title, complaint.text))
+        self._complaints()
         self._findings()
         log = checks.of_log(guest.dmesg(), test.expect.log_has, test.expect.log_lacks)
         for text in log:
@@ -208,11 +210,24 @@ class _Run:
         if guest.state is State.SHELL and not self._result.failures:
             self._enough()
 
+    def _complaints(self) -> None:
+        for one in self._guest.complaints:
+            if not one.allowed(self._guest.config.allow):
+                text = f"the guest's kernel complained ({one.kind}): {one.title}\n{one.text}"
+                self._add(What.KERNEL, text, _kernel_key(one.kind, one.title, one.text))
+
+    def _remember(self) -> None:
+        """The guest is about to be rebooted: what it and the checker said is not said again."""
+        self._complaints()
+        with suppress(GuestError):
+            self._earlier += self._guest.card.dma.unexpected
+        self._counters = {}
+
     def _findings(self) -> None:
         expect, guest = self._test.expect, self._guest
         if guest.state is State.SHELL:
             guest.card.settle()
-        verdicts: list[Verdict] = guest.card.dma.unexpected
+        verdicts = [*self._earlier, *guest.card.dma.unexpected]
         if guest.another is not None and guest.state is State.SHELL:
             guest.another.card.settle()
             verdicts += guest.another.card.dma.unexpected
@@ -232,17 +247,16 @@ class _Run:
 
     def _enough(self) -> None:
         """Nothing is wrong, so far as was looked: was it enough?"""
-        status = self._guest.card.dma.status
-        wanted = self._test.expect.pages
-        if wanted is None:
-            wanted = int(self._player.captured and not _expects_trouble(self._test.steps))
-        if status.get("defects"):
-            raise RuntimeError(f"the checker: {status['defects'][0]}")
-        if wanted and not status.get("attached"):
-            raise InconclusiveError(f"nothing was checked: {status.get('why_not') or 'no reason is known'}")
-        if int(status.get("pages_checked", 0)) < wanted:
-            raise InconclusiveError(
-                f"only {status.get('pages_checked', 0)} pages were judged, {wanted} are asked for"
+        captured = self._player.captured and not _expects_trouble(self._test.steps)
+        asked = self._test.expect.pages
+        moved = self._stats().get("frames", 0) > self._counters.get("frames", 0)
+        unjudged = self._test.expect.unjudged
+        enough(self._guest.card.dma.status, moved, int(captured) if asked is None else asked, unjudged)
+        if self._guest.another is not None:
+            card = self._guest.another.card
+            moved = bool(card.stats().get("frames"))
+            enough(
+                card.dma.status, moved, asked or 0 if moved else 0, unjudged, "the second card's checker: "
             )
 
     def _stats(self) -> dict[str, int]:
@@ -258,6 +272,34 @@ class _Run:
             figures |= {told: int(status[name]) for name, told in _FIGURES.items() if name in status}
         after = self._stats()
         figures |= {name: after[name] - self._counters.get(name, 0) for name in after}
+        if self._guest.another is not None:
+            with suppress(GuestError):
+                status = self._guest.another.card.dma.status
+                told = {name: f"{text}, second card" for name, text in _FIGURES.items()}
+                figures |= {text: int(status[name]) for name, text in told.items() if name in status}
+
+
+def enough(status: Json, moved: bool, wanted: int, unjudged: bool = False, whose: str = "") -> None:
+    """Whether what a checker has looked at proves anything.
+
+    :param moved: whether the card wrote frames into memory, as the card itself has it.
+    :param wanted: pages that must have been judged.
+    :param unjudged: whether the scenario knows that some writes cannot be judged.
+    :raise InconclusiveError: it does not.
+    """
+    judged, unchecked = int(status.get("pages_checked", 0)), int(status.get("unchecked_writes", 0))
+    if status.get("defects"):
+        raise RuntimeError(f"{whose}{status['defects'][0]}")
+    if moved or unchecked or status.get("writes"):
+        wanted = max(wanted, 1)
+    if wanted and not status.get("attached"):
+        raise InconclusiveError(
+            f"{whose}nothing was checked: {status.get('why_not') or 'no reason is known'}"
+        )
+    if judged < wanted:
+        raise InconclusiveError(f"{whose}only {judged} pages were judged, {wanted} are asked for")
+    if unchecked and not unjudged:
+        raise InconclusiveError(f"{whose}{unchecked} of the card's writes could not be checked")
 
 
 def _expects_trouble(steps: tuple[Step, ...]) -> bool:
@@ -280,13 +322,15 @@ def _flat(steps: tuple[Step, ...]) -> list[Step]:
 
 def _conclude(test: Test, result: TestResult) -> None:
     """From failures to a status. Of a control ("red") the right failure is what passes."""
-    failures = [one for one in result.failures if one.what != What.INFRASTRUCTURE]
+    failures = [one for one in result.failures if one.what not in (What.INFRASTRUCTURE, What.USAGE)]
     if failures:
         result.status, result.message = Status.FAIL, failures[0].message
     elif result.failures:
-        result.status, result.message = Status.ERROR, result.failures[0].message
+        first = result.failures[0]
+        result.status = Status.USAGE if first.what == What.USAGE else Status.ERROR
+        result.message = first.message
         return
-    if test.red is None or result.status == Status.ERROR:
+    if test.red is None:
         return
     hits = [one for one in failures if re.search(test.red, one.text)]
     if hits:

@@ -29,6 +29,7 @@ class Status(StrEnum):
     KNOWN = "known"  # it failed, and all of its findings are listed as known
     SKIP = "skip"
     ERROR = "error"  # the infrastructure failed: says nothing about the driver
+    USAGE = "usage"  # the scenario asks for what there is not: says nothing about the driver either
 
 
 class What(StrEnum):
@@ -40,6 +41,7 @@ class What(StrEnum):
     EXPECTATION = "expectation"
     SUBTEST = "subtest"
     INFRASTRUCTURE = "infrastructure"
+    USAGE = "usage"  # what the scenario asks for
 
 
 @dataclass
@@ -112,7 +114,7 @@ class TestResult:
     :ivar figures: counters: pages judged, fields, frames, interrupts, ....
     :ivar texts: title and text of what is attached: kernel log, register trace, findings.
     :ivar repeat: the one command that plays it again.
-    :ivar exit_status: of an ERROR, which kind of trouble it was.
+    :ivar exit_status: of an ERROR or USAGE, which kind of trouble it was.
     """
 
     __test__ = False  # none of pytest's
@@ -173,7 +175,7 @@ class Results:
         """A red driver wins over failed infrastructure: its evidence stands."""
         if any(test.status == Status.FAIL for test in self.tests):
             return ExitStatus.FINDINGS
-        errors = {test.exit_status for test in self.tests if test.status == Status.ERROR}
+        errors = {test.exit_status for test in self.tests if test.status in (Status.ERROR, Status.USAGE)}
         for status in (ExitStatus.DEFECT, ExitStatus.USAGE, ExitStatus.ENVIRONMENT):
             if status in errors:
                 return status

@@ -37,6 +37,7 @@ class Player:
 
     :param here: the scenario's directory, for files that it names.
     :param record: write baselines anew instead of comparing with them.
+    :ivar before_reboot: is called before the guest, and what is known of it, is let go.
     :ivar steps: what has been done so far; ``subtests``: tests of programs; ``captured``: if it captures.
     """
 
@@ -52,6 +53,7 @@ class Player:
         self.subtests: list[Subtest] = []
         self.captured = False
         self.photos = Photographer(guest)
+        self.before_reboot: Callable[[], None] = lambda: None
 
     def play(self, steps: Sequence[Step]) -> None:
         """All of them, one after another.
@@ -99,7 +101,10 @@ class Player:
         return self.guest.start_capture(options.pop("frames", 10), **options)
 
     def _end_capture(self, step: Step, running: RunningCapture, *, stop: bool = False) -> str:
-        result = running.stop() if stop else running.wait(step.more.get("timeout"))
+        try:
+            result = running.stop() if stop else running.wait(step.more.get("timeout"))
+        except UsageError as error:  # not the scenario's fault: the reader has checked what can be asked for
+            raise StepError(f"{step.title}: the driver refuses it: {error}") from None
         expect = step.more.get("expect", {"ends": "any"} if stop else {})
         self._require(step, checks.of_capture(result, expect))
         self.photos.develop(running)
@@ -177,7 +182,7 @@ class Player:
         wanted = step.more.get("fails")
         try:
             act()
-        except (GuestError, UsageError) as error:
+        except GuestError as error:
             if wanted is None or not re.search(wanted, str(error)):
                 raise
             return line(str(error), 200)
@@ -201,6 +206,7 @@ class Player:
 
     def do_reboot(self, step: Step) -> None:
         if step.value:
+            self.before_reboot()
             self.guest.reboot()
 
     def do_settle(self, step: Step) -> None:
