@@ -306,7 +306,10 @@ def test_a_cell_that_shows_nothing_is_no_answer() -> None:
 def test_a_sentence_that_is_not_borne_out_is_a_finding() -> None:
     cells = as_expected()
     assert exit_status(TABLE, cells, whole=True) is ExitStatus.FINDINGS
-    assert list(shortfalls(TABLE, cells, whole=True)) == ["sentence 2: 1 cells do not bear it out"]
+    assert list(shortfalls(TABLE, cells, whole=True)) == [
+        "the verdict: 1 cells do not bear it out",
+        "sentence 2: 1 cells do not bear it out",
+    ]
 
 
 def test_a_sentence_without_cells_is_a_finding_of_a_whole_run() -> None:
@@ -361,6 +364,28 @@ def test_a_sentence_that_is_not_borne_out_says_so() -> None:
     assert spoken(table, answers()).startswith("1. All is well. (driver stock: ")
     assert "**Not borne out** by " in spoken(table, answers(wrong="yes"))
     assert "(not played) All is well." in spoken(table, [])
+
+
+def test_the_first_paragraph_is_the_answer_and_the_second_its_figures() -> None:
+    verdict = Sentence("No. But so it is.", (Shown({"driver": "stock"}, {"wrong": "no"}),))
+    table = replace(TABLE, verdict=verdict)
+    good, bad = answers(), answers(wrong="yes")
+    text = markdown(table, good, []).split("\n\n")
+    assert text[1] == "No. But so it is."
+    about = len(bearing(verdict, good)[0])
+    assert text[2].startswith(f"Shown by {about} of the {about} cells that this is about. In all ")
+    assert f"{sum(one.frames for one in good)} frames" in text[2]
+    assert markdown(table, bad, []).split("\n\n")[1] == "**Not borne out by this run:** No. But so it is."
+    assert not any("verdict" in line for line in shortfalls(table, good, whole=True))
+    assert f"the verdict: {about} cells do not bear it out" in shortfalls(table, bad, whole=True)
+
+
+def test_the_verdict_has_two_sentences_about_cells_that_can_be_played() -> None:
+    cells = [one for kernel in recipe_names() for one in TABLE.cells(kernel) if TABLE.senseless(one) is None]
+    assert TABLE.verdict is not None
+    assert len(TABLE.verdict.says.split(". ")) == 2
+    for shown in TABLE.verdict.shown:
+        assert any(one.fits(shown.cells) for one in cells), shown
 
 
 def test_differences_are_listed_with_their_explanation() -> None:

@@ -12,7 +12,16 @@ import pytest
 
 from vcapdev.errors import ExitStatus, UsageError
 from vcapdev.gallery.lookalike import Lookalike, Played, Result, judge, not_played
-from vcapdev.gallery.lookalike_report import STATES, markdown, read_report, summary, totals, write_report
+from vcapdev.gallery.lookalike_report import (
+    AUDIT_BEGIN,
+    AUDIT_END,
+    STATES,
+    markdown,
+    read_report,
+    summary,
+    totals,
+    write_report,
+)  # fmt: skip
 from vcapdev.gallery.lookalike_scenes import all_lookalikes, load
 from vcapdev.gallery.lookalikes import chosen_scenes, exit_status
 from vcapdev.gallery.scene import Outcome, ProgramResult
@@ -95,7 +104,10 @@ def test_a_wrong_table_is_refused(tmp_path: Path, wrong: str, says: str) -> None
 
 
 def outcome(one: Lookalike, *, caught: int = 1, status: int = 0, **changes: Any) -> Outcome:
-    events = [{"event": "frame", "caught": caught}, {"event": "summary", "read_back": {"intact": 1}}]
+    events: list[dict[str, Any]] = [
+        {"event": "frame", "caught": caught},
+        {"event": "summary", "read_back": {"intact": 1}},
+    ]
     made = Outcome(one.scene, "new-1", program=ProgramResult(status, events, "no memory"))
     made.status = {"attached": True, "pages_checked": 432, "states": ["L0", "L0 > L1"]}
     return replace(made, **changes)
@@ -181,6 +193,50 @@ def test_a_report_keeps_what_it_says_of_other_kernels(tmp_path: Path) -> None:
     kept = read_report(tmp_path / "lookalikes.json")
     assert [(one.kernel, one.result) for one in kept] == [("a-1", Result.SILENT), ("b-2", Result.FALSE)]
     assert kept[0] == replace(PLAYED[0], title="")
+
+
+AUDIT = {"rate": 0.01, "seed": 5, "judgements": 2, "pages": 432, "clean": 432, "agreed": 432}
+
+
+def test_a_page_that_was_judged_otherwise_fails_its_scene(one: Lookalike) -> None:
+    agreed = outcome(one)
+    agreed.status["audit"] = AUDIT
+    played = judge(one, agreed)
+    assert (played.result, played.audit["pages"], played.audit["disagreed"]) == (Result.SILENT, 432, 0)
+    agreed.status["audit"] = AUDIT | {"agreed": 430, "disagreed": 2, "disagreements": ["pfn 7"]}
+    played = judge(one, agreed)
+    assert (played.result, played.audit["disagreed"]) == (Result.FAILED, 2)
+    assert "2 of 432 audited pages were judged otherwise live; first: pfn 7" in played.why
+
+
+def test_a_report_says_which_run_each_result_is_of(tmp_path: Path) -> None:
+    first, second = ({"commit": commit, "seconds": 2.5} for commit in ("abc", "def"))
+    write_report(tmp_path, all_lookalikes(), [replace(PLAYED[0], made=first), replace(PLAYED[1], made=first)])
+    write_report(tmp_path, all_lookalikes(), [replace(PLAYED[1], made=second)])
+    kept = read_report(tmp_path / "lookalikes.json")
+    assert [one.made for one in kept] == [first, second]
+    page = (tmp_path / "lookalikes.md").read_text()
+    assert "- commit abc, 2.5 s in all" in page
+    assert "- commit def, 2.5 s in all" in page
+
+
+def test_the_audits_figures_go_between_their_marks(tmp_path: Path) -> None:
+    page = tmp_path / "audit.md"
+    page.write_text(f"before\n{AUDIT_BEGIN}\nold\n{AUDIT_END}\nafter\n")
+    figures = {"judgements": 2, "pages": 432, "bad": 0, "agreed": 431, "disagreed": 1}
+    write_report(tmp_path, all_lookalikes(), PLAYED)
+    assert "old" in page.read_text()  # nothing was audited
+    write_report(tmp_path, all_lookalikes(), [replace(PLAYED[0], audit=figures), PLAYED[1]])
+    text = page.read_text()
+    assert text.startswith(f"before\n{AUDIT_BEGIN}\n1 of 432 pages were judged otherwise")
+    assert "| a-1 | 2 | 432 | 0 | 431 | 0 | 1 | 0 | 0 |" in text
+    assert text.endswith(f"{AUDIT_END}\nafter\n")
+    assert "old" not in text
+
+
+def test_the_page_on_audits_has_the_marks() -> None:
+    text = (Path(__file__).parents[2] / "docs/audit.md").read_text()
+    assert 0 < text.find(AUDIT_BEGIN) < text.find(AUDIT_END)
 
 
 def test_another_file_of_that_name_is_not_overwritten(tmp_path: Path) -> None:

@@ -62,9 +62,12 @@ def test_content_is_enough_only_for_drivers_that_break_no_rule() -> None:
     assert (row.caught, row.good) == (matrix.CONTENT, True)
 
 
-def test_rules_that_were_not_to_be_expected_are_noted() -> None:
+def test_a_rule_that_was_not_to_be_expected_makes_the_row_bad() -> None:
     row = played(verdicts=[verdict("not-pinned"), verdict("free-page"), verdict("recycled")])
-    assert row.note == "unexpected: recycled"
+    assert (row.wrong, row.good) == ("unexpected: recycled", False)
+    content = played(replace(MUTANT, rule=FRAMES, blame={}), frames=Frames(captured=5, damaged=1),
+                     verdicts=[verdict("recycled")])  # fmt: skip
+    assert not content.good
 
 
 def test_a_mutant_that_a_kernel_cannot_have_is_counted_apart() -> None:
@@ -85,12 +88,13 @@ def test_the_written_forms_hold_every_mutant_and_the_sums() -> None:
         matrix.unplayed(MUTANT, "k", matrix.NOT_HERE, "no videobuf"),
     ]
     unbuilt = matrix.unplayed(replace(MUTANT, name="n"), "k", matrix.NOT_BUILT, "error: x")
-    about = {"kernel": "bookworm-6.1", "release": "6.1.0"}
+    about = {"kernel": "bookworm-6.1", "release": "6.1.0", "commit": "abc", "seconds": 61.5}
     data = json.loads(matrix.to_json(rows, about))
     assert data["totals"]["played"] == 1
     assert [each["caught"] for each in data["mutants"]] == [matrix.RULE, matrix.NOT_HERE]
     text = matrix.markdown([*rows, unbuilt], about)
     assert "## bookworm-6.1: 6.1.0" in text
+    assert "Made: commit abc, Linux 6.1.0, 61.5 s in all." in text
     assert "| `m` | a title | not-pinned | not-pinned | WRITE, page 1 of 9 | rule |" in text
     assert "no such driver or state: `m`." in text
     assert "- `n` could not be built: error: x" in text

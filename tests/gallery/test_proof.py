@@ -43,6 +43,17 @@ def test_what_guest_and_checker_counted_comes_by_name() -> None:
     assert {name: counts[name] for name in expected} == expected
 
 
+def test_states_of_pages_count_by_what_they_came_to() -> None:
+    made = outcome([])
+    made.status["states"] = [
+        "anonymous, lru, mapped, pins 1", "anonymous, lru, unmapped, pins 1",
+        "anonymous, lru, mapped, pins 1 > anonymous, lru, unmapped, pins 1",
+        "no mapping, dirty, unmapped, pins 1 > no mapping, dirty, mapped, pins 1",
+    ]  # fmt: skip
+    counts = evidence(made)
+    assert (counts["states.unmapped"], counts["states.ownerless"]) == (1, 1)
+
+
 def test_nonsense_from_the_guest_is_let_pass() -> None:
     nonsense: list[dict[str, object]] = [
         {"event": "frame", "queued": 5, "caught": "yes"},

@@ -75,7 +75,7 @@ def exit_status(table: Table, cells: Sequence[Answer], *, whole: bool) -> ExitSt
     """
     from vcapdev.gallery.answer_report import bearing
 
-    for sentence in table.sentences:
+    for sentence in (*([] if table.verdict is None else [table.verdict]), *table.sentences):
         good, bad = bearing(sentence, cells)
         if bad or (whole and not good):
             return ExitStatus.FINDINGS

@@ -89,6 +89,8 @@ def _sentences(table: Table, cells: Sequence[Answer]) -> Iterator[str]:
 
 def shortfalls(table: Table, cells: Sequence[Answer], *, whole: bool) -> Iterator[str]:
     """What keeps the answer from being one, a line each."""
+    if table.verdict is not None and bearing(table.verdict, cells)[1]:
+        yield f"the verdict: {len(bearing(table.verdict, cells)[1])} cells do not bear it out"
     for number, sentence in enumerate(table.sentences, 1):
         good, bad = bearing(sentence, cells)
         if bad:
@@ -136,6 +138,7 @@ def to_json(table: Table, cells: Sequence[Answer], runs: Sequence[Played]) -> st
             for run in runs
         ],
         "packages": {run.kernel: run.packages for run in runs},
+        "verdict": None if table.verdict is None else table.verdict.says,
         "answer": list(_sentences(table, cells)),
         "limits": table.limits,
         "cells": [
@@ -148,7 +151,14 @@ def to_json(table: Table, cells: Sequence[Answer], runs: Sequence[Played]) -> st
 
 def markdown(table: Table, cells: Sequence[Answer], runs: Sequence[Played]) -> str:
     """docs/answer.md."""
-    lines = ["# Is get_user_pages() enough?", "", _QUESTION, "", spoken(table, cells)]
+    lines = [
+        "# Is get_user_pages() enough?",
+        "",
+        *_verdict(table, cells),
+        _QUESTION,
+        "",
+        spoken(table, cells),
+    ]
     lines += [
         *_run(cells, runs),
         "## What was done",
@@ -171,6 +181,28 @@ def markdown(table: Table, cells: Sequence[Answer], runs: Sequence[Played]) -> s
                 "",
             ]
     return "\n".join([*lines, *_differences(cells), "", *_escapes(cells), *_nothing(cells)]) + "\n"
+
+
+def _verdict(table: Table, cells: Sequence[Answer]) -> Iterator[str]:
+    """The answer for who reads one paragraph, and what it rests on."""
+    if table.verdict is None:
+        return
+    good, bad = bearing(table.verdict, cells)
+    yield table.verdict.says if good and not bad else f"**Not borne out by this run:** {table.verdict.says}"
+    yield ""
+    played = [one for one in cells if one.played]
+    about = {one.cell for one in (*good, *bad)}
+    borne = about - {one.cell for one in bad}
+    odd = [one for one in played if one.surprise]
+    explained = sum(bool(one.explanation) for one in odd)
+    yield (
+        f"Shown by {len(borne)} of the {len(about)} cells that this is about. In all"
+        f" {len(played)} cells were played on {len({one.cell.kernel for one in played})} kernels, with"
+        f" {sum(one.frames for one in played)} frames and {sum(one.pages for one in played)} pages judged;"
+        f" {len(odd)} came otherwise than was written down before the first run, and {explained} of those are"
+        " explained."
+    )
+    yield ""
 
 
 def _run(cells: Sequence[Answer], runs: Sequence[Played]) -> Iterator[str]:

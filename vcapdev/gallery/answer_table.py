@@ -84,6 +84,7 @@ class Table:
     proofs: list[Json] = field(default_factory=list)
     escapes: list[Json] = field(default_factory=list)
     limits: list[str] = field(default_factory=list)
+    verdict: Sentence | None = None
 
     def cells(self, kernel: str) -> Iterator[Cell]:
         """Every cell, those of one driver together."""
@@ -158,10 +159,7 @@ def load_table(path: Path = _TABLE) -> Table:
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        sentences = [
-            Sentence(" ".join(one["says"].split()), tuple(Shown(**shown) for shown in one["shown"]))
-            for one in data["sentences"]
-        ]
+        sentences = [_sentence(one) for one in data["sentences"]]
         for line in data["proof"]:
             for claim in line["claims"]:
                 for one in str(claim).split("|"):
@@ -170,9 +168,14 @@ def load_table(path: Path = _TABLE) -> Table:
             data["drivers"], data["memories"], data["events"], data["expected"], data["explained"] or [],
             sentences, {**shared_blocks(), **data["blocks"]}, data["cannot"], data["proof"],
             data["escapes"] or [], [" ".join(text.split()) for text in data["limits"]],
+            _sentence(data["verdict"]),
         )  # fmt: skip
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path.name}: {error}") from error
+
+
+def _sentence(one: Json) -> Sentence:
+    return Sentence(" ".join(one["says"].split()), tuple(Shown(**shown) for shown in one["shown"]))
 
 
 def _means(words: Any, seen: object) -> bool:

@@ -11,13 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vcapdev.gallery.proof import evidence, holds, told
 from vcapdev.gallery.scene import Outcome, Scene
+from vcapdev.report.model import audit_of
 
 T = TypeVar("T")
 
+#: What is kept of an audit: pages (clean and bad by the live look), and judgements.
+AUDITED = ("judgements", "pages", "bad", "agreed", "turned", "disagreed", "raced_with_stop", "not_stopped")
 NOT_OFFERED = 4  # exit status of vcap-scene: this kernel has no such memory, or refuses it
 
 
@@ -83,6 +86,8 @@ class Played:
     frames: int = 0
     triples: frozenset[tuple[str, str]] = frozenset()  # of (kernel, state or transition)
     seconds: float = 0.0
+    audit: Mapping[str, int] = field(default_factory=dict)  # figures of docs/audit.md
+    made: Mapping[str, Any] = field(default_factory=dict)  # by what run; shared by all that it played
 
 
 def not_played(lookalike: Lookalike, kernel: str, why: str) -> Played:
@@ -97,7 +102,13 @@ def judge(lookalike: Lookalike, outcome: Outcome) -> Played:
         lookalike.name, lookalike.scene.title, outcome.kernel, result, why,
         pages=outcome.pages_checked, frames=outcome.frames.captured, seconds=outcome.seconds,
         triples=frozenset((outcome.kernel, state) for state in outcome.states),
+        audit=_audited(outcome),
     )  # fmt: skip
+
+
+def _audited(outcome: Outcome) -> dict[str, int]:
+    audit = audit_of(outcome.status)
+    return {} if audit is None else {name: getattr(audit, name) for name in AUDITED}
 
 
 def _judged(lookalike: Lookalike, outcome: Outcome) -> tuple[Result, str]:
@@ -106,7 +117,7 @@ def _judged(lookalike: Lookalike, outcome: Outcome) -> tuple[Result, str]:
     refused = _refused(lookalike, outcome)
     if refused is not None:
         return refused
-    shortfalls = outcome.shortfalls() + _of_frames(lookalike, outcome)
+    shortfalls = outcome.shortfalls() + _of_frames(lookalike, outcome) + _of_audit(outcome)
     if shortfalls:
         return Result.FAILED, "; ".join(shortfalls)
     claims, counts = lookalike.claims(outcome.kernel), evidence(outcome)
@@ -114,6 +125,12 @@ def _judged(lookalike: Lookalike, outcome: Outcome) -> tuple[Result, str]:
     if missed:
         return Result.EMPTY, told(missed, counts)
     return Result.SILENT, told(claims, counts)
+
+
+def _of_audit(outcome: Outcome) -> list[str]:
+    """A page that was judged otherwise with the vCPUs stopped: the checker is wrong in one of both."""
+    audit = audit_of(outcome.status)
+    return audit.defects() if audit is not None else []
 
 
 def _refused(lookalike: Lookalike, outcome: Outcome) -> tuple[Result, str] | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vcapdev.errors import UsageError
-from vcapdev.gallery.lookalike import Lookalike, Played, Result
+from vcapdev.gallery.lookalike import AUDITED, Lookalike, Played, Result
+from vcapdev.gallery.provenance import told
 
 #: The legitimate states of a page that a device writes to.
 STATES = {
@@ -34,6 +35,9 @@ STATES = {
     "L17": "no RAM at all: another card's frame buffer",
     "L18": "clean, dirty, or charged to a control group that is gone",
 }
+
+#: Between these lines of docs/audit.md are the figures of the look-alikes.
+AUDIT_BEGIN, AUDIT_END = "<!-- look-alikes: figures -->", "<!-- end of figures -->"
 
 _HEAD = """\
 # Look-alikes
@@ -59,6 +63,7 @@ def write_report(directory: Path, scenes: Sequence[Lookalike], played: Sequence[
     every = sorted(known.values(), key=lambda one: (one.kernel, order.index(one.lookalike)))
     path.write_text(json.dumps(to_json(scenes, every), indent=1, sort_keys=True) + "\n")
     path.with_suffix(".md").write_text(markdown(scenes, every))
+    _write_audit(directory / "audit.md", every)
 
 
 def read_report(path: Path) -> list[Played]:
@@ -69,24 +74,28 @@ def read_report(path: Path) -> list[Played]:
     if not path.is_file():
         return []
     try:
-        return [_played(entry) for entry in json.loads(path.read_text())["played"]]
+        data = json.loads(path.read_text())
+        return [_played(entry, data.get("runs", [])) for entry in data["played"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} is no report of look-alikes ({error}); remove it, or choose another"
         ) from None
 
 
-def _played(entry: dict[str, Any]) -> Played:
+def _played(entry: dict[str, Any], runs: list[dict[str, Any]]) -> Played:
     kernel = str(entry["kernel"])
     return Played(
         entry["scene"], "", kernel, Result(entry["result"]), entry["why"], entry["pages"], entry["frames"],
         frozenset((kernel, state) for state in entry["states"]),
+        audit=entry.get("audit", {}), made=runs[entry["run"]] if "run" in entry else {},
     )  # fmt: skip
 
 
 def to_json(chosen: Sequence[Lookalike], played: Sequence[Played]) -> dict[str, Any]:
     """Plain values."""
+    runs = runs_of(played)
     return {
+        "runs": runs,
         "scenes": [
             {
                 "name": one.name,
@@ -106,11 +115,53 @@ def to_json(chosen: Sequence[Lookalike], played: Sequence[Played]) -> dict[str, 
                 "pages": one.pages,
                 "frames": one.frames,
                 "states": sorted(state for _, state in one.triples),
+                "audit": dict(one.audit),
+                **({"run": runs.index(dict(one.made))} if one.made else {}),
             }
             for one in played
         ],
         "totals": totals(played),
     }
+
+
+def runs_of(played: Sequence[Played]) -> list[dict[str, Any]]:
+    """The runs that something is kept of, each once."""
+    runs: list[dict[str, Any]] = []
+    for one in played:
+        if one.made and dict(one.made) not in runs:
+            runs.append(dict(one.made))
+    return runs
+
+
+def audited(played: Sequence[Played]) -> Counter[str]:
+    """The audit's figures of all scenes together."""
+    return sum((Counter(dict(one.audit)) for one in played), Counter())
+
+
+def audit_page(played: Sequence[Played]) -> str:
+    """The part of docs/audit.md that comes from the look-alikes, a row a kernel."""
+    heads = ("kernel", *AUDITED)
+    lines = [f"| {' | '.join(head.replace('_', ' ') for head in heads)} |", "|---" * len(heads) + "|"]
+    kernels = {one.kernel: [each for each in played if each.kernel == one.kernel] for one in played}
+    for kernel, ones in [*kernels.items(), ("together", list(played))]:
+        figures = audited(ones)
+        lines.append(f"| {kernel} | {' | '.join(str(figures[name]) for name in AUDITED)} |")
+    figures = audited(played)
+    rate = f"{figures['disagreed']} of {figures['pages']} pages were judged otherwise with the vCPUs stopped."
+    return "\n".join([rate, "", *lines, "", *_made(played)])
+
+
+def _made(played: Sequence[Played]) -> list[str]:
+    return [f"- {told(made)}" for made in runs_of(played)]
+
+
+def _write_audit(path: Path, played: Sequence[Played]) -> None:
+    """Put the figures into docs/audit.md, between its marks; no page, no marks or no audit: nothing."""
+    text = path.read_text() if path.is_file() else ""
+    if not audited(played) or AUDIT_BEGIN not in text or AUDIT_END not in text:
+        return
+    before, _, rest = text.partition(AUDIT_BEGIN)
+    path.write_text(f"{before}{AUDIT_BEGIN}\n{audit_page(played)}\n{AUDIT_END}{rest.partition(AUDIT_END)[2]}")
 
 
 def totals(played: Sequence[Played]) -> dict[str, int]:
@@ -151,6 +202,7 @@ def markdown(chosen: Sequence[Lookalike], played: Sequence[Played]) -> str:
         _HEAD,
         summary(played) + ".",
         "",
+        *(["Made by:", "", *_made(played), ""] if runs_of(played) else []),
         *lines,
         "",
         "## Scenes",

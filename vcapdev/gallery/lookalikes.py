@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
 from vcapdev.errors import ExitStatus, UsageError
+from vcapdev.gallery import provenance
 from vcapdev.gallery.lookalike import Lookalike, Played, Result, judge, not_played
-from vcapdev.gallery.lookalike_options import LookalikeOptions
+from vcapdev.gallery.lookalike_options import LookalikeOptions, drawn_seed
 from vcapdev.gallery.lookalike_report import summary, write_report
 from vcapdev.gallery.lookalike_scenes import all_lookalikes
 from vcapdev.gallery.scene import Machine, Scene
@@ -33,7 +35,10 @@ def from_arguments(args: argparse.Namespace) -> LookalikeOptions:
     for name in args.names:
         if not any(name in lookalike.name for lookalike in all_lookalikes()):
             raise UsageError(f"-k {name}: no scene has this in its name; --list names them")
-    return LookalikeOptions(tuple(args.kernel), tuple(args.names), args.report, args.listing)
+    return LookalikeOptions(
+        tuple(args.kernel), tuple(args.names), args.report, args.listing,
+        args.audit, drawn_seed(args.audit_seed),
+    )  # fmt: skip
 
 
 def lookalikes(options: LookalikeOptions) -> int:
@@ -49,7 +54,11 @@ def lookalikes(options: LookalikeOptions) -> int:
     screen = Screen()
     played: list[Played] = []
     for kernel in options.kernels or recipe_names():
-        for one in play_kernel(kernel, chosen, screen):
+        for one in play_kernel(
+            RunOptions(kernel=kernel, cold=False, audit=options.audit, audit_seed=options.audit_seed),
+            chosen,
+            screen,
+        ):
             screen.show(f"{one.kernel:<14} {one.lookalike:<20} {one.result:<12} {one.why}")
             played.append(one)
     print(summary(played))
@@ -71,20 +80,23 @@ def chosen_scenes(names: Sequence[str]) -> list[Lookalike]:
     return [one for one in all_lookalikes() if not names or any(name in one.name for name in names)]
 
 
-def play_kernel(kernel: str, chosen: Sequence[Lookalike], screen: Screen) -> Iterator[Played]:
+def play_kernel(options: RunOptions, chosen: Sequence[Lookalike], screen: Screen) -> Iterator[Played]:
     """All scenes on one kernel; those that need the same machine share a boot."""
+    kernel, begin, made = options.kernel, time.monotonic(), provenance.made()
     for lookalike in chosen:
         why = lookalike.scene.reason_against(kernel)
         if why is not None:
-            yield not_played(lookalike, kernel, why)
+            yield replace(not_played(lookalike, kernel, why), made=made)
     there = [one for one in chosen if one.scene.reason_against(kernel) is None]
     if not there:
         return
-    options = RunOptions(kernel=kernel, cold=False)
     prepared = prepare(options, screen.progress)
+    made |= {"release": prepared.guest.release, "qemu": prepared.qemu.version, "seed": options.audit_seed}
     ordered = sorted(there, key=lambda one: repr(one.scene.machine))
     for _, group in groupby(ordered, key=lambda one: repr(one.scene.machine)):
-        yield from _play_together(list(group), options, prepared)
+        for one in _play_together(list(group), options, prepared):
+            yield replace(one, made=made)
+    made["seconds"] = round(time.monotonic() - begin, 1)  # of all: they share the mapping
 
 
 def _play_together(group: Sequence[Lookalike], options: RunOptions, prepared: Prepared) -> Iterator[Played]:

@@ -13,6 +13,7 @@ from typing import Any
 from vcapdev import __version__
 from vcapdev.gallery import blame as blaming
 from vcapdev.gallery.hand import FRAMES
+from vcapdev.gallery.provenance import told
 from vcapdev.gallery.scene import Outcome
 from vcapdev.image.mutants import Mutant
 
@@ -71,7 +72,8 @@ def judge(mutant: Mutant, outcome: Outcome) -> Row:
     rules = list(dict.fromkeys(str(verdict["rule"]) for verdict in outcome.verdicts))
     strange = [rule for rule in rules if rule not in {*blaming.either(mutant.rule), *mutant.also}]
     first = (mine or outcome.verdicts or [{}])[0]
-    notes = [outcome.trouble, f"unexpected: {', '.join(strange)}" if mine and strange else ""]
+    wrong = [blaming.wrong(mine, mutant.blame)] if mine else []
+    wrong += [f"unexpected: {', '.join(strange)}"] if strange else []
     return Row(
         mutant=mutant.name,
         title=mutant.title,
@@ -80,13 +82,13 @@ def judge(mutant: Mutant, outcome: Outcome) -> Row:
         caught=_caught(bool(mine), outcome, mutant.rule),
         rules=rules,
         blame=blaming.describe(first) if first else "",
-        wrong=blaming.wrong(mine, mutant.blame) if mine else "",
+        wrong="; ".join(filter(None, wrong)),
         verdict=str(first.get("key", "")),
         guest=[report.title for report in outcome.failures],
         bad_frames=outcome.bad_frames,
         frames=outcome.frames.captured,
         pages=outcome.pages_checked,
-        note="; ".join(filter(None, notes)),
+        note=outcome.trouble,
         seconds=outcome.seconds,
     )
 
@@ -126,7 +128,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _remarks(row: Row) -> Iterator[str]:
-    if row.blame:
+    if row.blame or row.wrong:
         yield f"blamed: {row.blame}" + (f" (WRONG: {row.wrong})" if row.wrong else "")
     for title in row.guest[:2]:
         yield f"guest: {title[:_FIRST_LINE]}"
@@ -161,6 +163,7 @@ def markdown(rows: Sequence[Row], about: Json) -> str:
     """A table for docs/mutants.md."""
     counts = totals(rows)
     lines = [f"## {about.get('kernel', '')}: {about.get('release', '')}", ""]
+    lines += [f"Made: {told(about)}.", ""]
     sums = [f"{counts[name]} {MEANING[name]}" for name in MEANING if counts[name] and name not in UNPLAYED]
     lines += [f"{counts['played']} mutants were played, caught: {'; '.join(sums)}.", ""]
     lines += ["| mutant | what it does | rule | fired | blamed | caught by |", "|---|---|---|---|---|---|"]

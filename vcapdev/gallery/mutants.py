@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vcapdev.errors import ExitStatus, SetupError, UsageError
-from vcapdev.gallery import matrix
+from vcapdev.gallery import matrix, provenance
 from vcapdev.gallery.crew import Crew, Job, room
 from vcapdev.gallery.hand import scene_of
 from vcapdev.gallery.mutant_options import MutantOptions
@@ -194,7 +194,9 @@ def finish(
     about: dict[str, Any] = {
         "kernel": options.kernel,
         "release": prepared.guest.release,
-        "when": time.strftime("%Y-%m-%d"),
+        **provenance.made(),
+        "seconds": round(took.prepare + took.play, 1),
+        "seed": "none: nothing is drawn",
         "qemu": prepared.qemu.version,
         "accelerator": prepared.accel.name,
         "packages": prepared.packages(),

@@ -5,7 +5,9 @@ A claim is ``NAME OP NAME`` or ``NAME OP NUMBER`` with ``>``, ``<``, ``>=``, ``=
 of :func:`evidence`: ``queued.thp`` (pages with that flag when their buffer was queued, all frames together),
 ``acts.munmap`` (how often it was done), ``vmstat.pswpout`` (growth), ``oddities.orphan`` (the checker's),
 ``hazards.stable-page`` (pages of a hazard that it tells of), and so on; ``told.munmap`` counts events of an
-act, which come even where the program does not live to sum up. What nobody counted is 0.
+act, which come even where the program does not live to sum up; ``states.unmapped`` and ``states.ownerless``
+are the distinct states of pages under DMA that no program maps, and that are of no mapping at all. What
+nobody counted is 0.
 """
 
 from __future__ import annotations
@@ -40,6 +42,9 @@ def evidence(outcome: Outcome) -> Counter[str]:
             _summary(counts, event)
         elif event.get("event") == "act" and event.get("errno") == 0:
             counts[f"told.{event.get('act')}"] += 1
+    ends = {state.rpartition(" > ")[2] for state in outcome.states}  # of a transition, what it led to
+    counts["states.unmapped"] = sum("unmapped" in state.split(", ") for state in ends)
+    counts["states.ownerless"] = sum("no mapping" in state.split(", ") for state in ends)
     for report in outcome.reports:
         counts[f"kernel_log.{report.kind}"] += 1
     for hazard in outcome.status.get("hazards") or ():
