@@ -40,8 +40,9 @@ test: ## all tests, those that boot guests included
 mutants: ## play altered drivers: which rule catches each, and what it blames [KERNEL= KIND= REPORT=]
 	@$(PY) tools/status.py $(PY) -m vcapdev mutants $(MUTANT_OPTIONS)
 
-rules: ## docs/rules.md anew, from the rules' own texts and the altered drivers
+rules: ## docs/rules.md and the tables of docs/report.md anew, from the rules' own texts and the altered drivers
 	@$(PY) -m vcapdev.dmacheck.rulebook > docs/rules.md
+	@$(PY) -m vcapdev.dmacheck.rulebook --tables docs/report.md
 
 lookalikes: ## play legitimate scenes: the checker must be silent about them [KERNEL= SCENE= REPORT=]
 	@$(PY) tools/status.py $(PY) -m vcapdev lookalikes \
@@ -50,8 +51,8 @@ lookalikes: ## play legitimate scenes: the checker must be silent about them [KE
 answer: ## is get_user_pages() enough? play the whole matrix, write docs/answer.md [KERNEL= REPORT=]
 	@$(PY) tools/status.py $(PY) -m vcapdev answer $(ANSWER_OPTIONS)
 
-scenarios: ## play all shipped scenarios on two kernels [KERNEL= SCENE= JOBS= REPORT=FILE.html]
-	@$(PY) tools/status.py $(PY) -m vcapdev scenario $(SCENARIO_OPTIONS)
+scenarios: ## play all shipped scenarios on two kernels; DAY=1: those that take hours [KERNEL= SCENE= JOBS= REPORT=FILE.html]
+	@$(PY) tools/status.py $(PY) -m vcapdev scenario $(if $(filter 1,$(DAY)),slow) $(SCENARIO_OPTIONS)
 
 findings: ## play the suspicions about stock drivers; red ones are what docs/findings.md tells [KERNEL=]
 	@$(PY) tools/status.py $(PY) -m vcapdev scenario findings $(SCENARIO_OPTIONS)
@@ -84,5 +85,5 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 	@echo
 	@echo 'Variables of run-guest: KERNEL NORM SIZE FORMAT IO FRAMES SWAP PRESSURE CLOCK BOARD MUTANT'
-	@echo 'MODULE, MODULES (DIR), KDIR, KIMG, VMLINUX, REPORT ON_VIOLATION (continue, stop, bundle) BUNDLE AUDIT (1%), and IOMMU=1 (a vIOMMU), SHELL=1 (a guest for you), GDB=1 (waits for gdb), SHOW=1 (print the commands). For example:'
+	@echo 'MODULE, MODULES (DIR), KDIR, KIMG, VMLINUX, REPORT, ON_VIOLATION (continue, stop, bundle), BUNDLE, AUDIT (1%), IOMMU=1 (a vIOMMU), SHELL=1 (a guest for you), GDB=1 (waits for gdb), SHOW=1 (print the commands). For example:'
 	@echo '  make run-guest SWAP=zram MUTANT=early-unpin REPORT=report'

@@ -6,12 +6,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from vcapdev import __version__, cli
 from vcapdev.errors import ExitStatus, GuestError, InconclusiveError, SetupError, UsageError
+from vcapdev.image.cache import Cache
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,6 +111,78 @@ def test_a_reader_that_leaves_early_is_no_defect() -> None:
 
 def test_boards_are_listed() -> None:
     assert "pv143 " in vcapdev("list", "boards").stdout
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cache]:
+    """The user's cache: an entry that this process uses, one that it does not, and a package file."""
+    monkeypatch.setenv("VCAPDEV_CACHE", str(tmp_path / "cache"))
+    cache = Cache()
+    cache.entry("programs", "0" * 64, lambda into: fill(into, 20_000), label="capture.c")
+    cache.release()
+    cache.entry("packages", "1" * 64, lambda into: fill(into, 400_000), label="kernel of a test")
+    fill(cache.path("debs", "a.deb").parent, 100_000)
+    yield cache
+    cache.release()
+
+
+def fill(into: Path, size: int) -> None:
+    into.mkdir(exist_ok=True)
+    (into / "file").write_bytes(bytes(size))
+
+
+def test_the_cache_is_listed_the_largest_first_with_its_sum(
+    cache: Cache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["cache", "list"]) == ExitStatus.CLEAN
+    lines = [line.split(maxsplit=4) for line in capsys.readouterr().out.splitlines()]
+    assert [line[3:] for line in lines[:-1]] == [
+        ["packages", "kernel of a test"],
+        ["debs", "1 package files"],
+        ["programs", "capture.c"],
+    ]
+    assert [line[1] for line in lines] == ["MB"] * 4
+    today = {
+        time.strftime("%Y-%m-%d", time.localtime(when)) for when in (time.time(), cache.root.stat().st_mtime)
+    }
+    assert {line[2] for line in lines[:-1]} <= today
+    assert lines[-1][2:] == ["in", str(cache.root)]
+
+
+def test_a_prune_takes_what_no_run_needs(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["cache", "prune"]) == ExitStatus.CLEAN
+    assert [line.split(maxsplit=2)[2] for line in capsys.readouterr().out.splitlines()] == [
+        "removed debs: 1 package files", "freed",
+    ]  # fmt: skip
+    assert not list((cache.root / "debs").iterdir())
+    assert [item.kind for item in cache.list()] == ["packages", "programs"]
+
+
+def test_a_prune_of_all_leaves_what_a_running_vcapdev_uses(
+    cache: Cache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = vcapdev("cache", "prune", "--all")
+    assert result.returncode == ExitStatus.CLEAN, result.stderr
+    assert [line.split(maxsplit=2)[2] for line in result.stdout.splitlines()] == [
+        "removed debs: 1 package files", "removed programs: capture.c", "in use  packages: kernel of a test",
+        "freed",
+    ]  # fmt: skip
+    assert [item.kind for item in cache.list()] == ["packages"]
+    cache.release()
+    assert cli.main(["cache", "prune", "--all"]) == ExitStatus.CLEAN
+    assert "removed packages: kernel of a test" in capsys.readouterr().out
+    assert cache.list() == []
+
+
+def test_a_cache_that_is_not_there_is_empty_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VCAPDEV_CACHE", str(tmp_path / "none"))
+    for action in ("list", "prune"):
+        assert cli.main(["cache", action]) == ExitStatus.CLEAN
+        said = capsys.readouterr()
+        assert said.err == ""
+        assert said.out.strip().startswith("0.0 MB")
 
 
 def vcapdev(*words: str) -> subprocess.CompletedProcess[str]:

@@ -59,11 +59,23 @@ def fake_machine(path: Path, pip: str) -> None:
     script(path / "python3", f'case $1 in -) exec {sys.executable} "$@" ;; -m) {venv} ;; esac')
 
 
-def test_all_that_is_missing_is_named_in_one_command(bare: Path) -> None:
+@pytest.mark.parametrize(
+    ("user", "sudo", "command"),
+    [
+        (0, True, "apt install {}"),
+        (0, False, "apt install {}"),
+        (1000, True, "sudo apt install {}"),
+        (1000, False, "su -c 'apt install {}'"),
+    ],
+)
+def test_all_that_is_missing_is_named_in_one_command(bare: Path, user: int, sudo: bool, command: str) -> None:
+    script(bare / "id", f"echo {user}")
+    if sudo:
+        script(bare / "sudo")
     result = run(bare)
     assert result.returncode == 20
     wanted = "python3 python3-venv gcc libc6-dev make patch apt dpkg"
-    assert result.stderr == f"vcapdev: this machine lacks {wanted}; install with: sudo apt install {wanted}\n"
+    assert result.stderr == f"vcapdev: this machine lacks {wanted}; install with: {command.format(wanted)}\n"
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,10 @@ def test_the_stock_driver_is_clean_under_pressure(
     assert (report.audit.disagreed, report.audit.turned, report.audit.not_stopped) == (0, 0, 0)
     assert report.verdicts == []
     assert report.pins.left == 0
+    ledger = report.pins.ledger
+    assert ledger["opened"] == ledger["closed"] > 0
+    assert ledger["balance"]["agrees"], ledger["balance"]  # the kernel's counters know of no other pin
+    assert ledger["balance"]["left"] == 0
     assert report.swap.pages_out > 0
     assert report.swap.buffer_pages_out > 0
     assert report.frames.captured == FRAMES

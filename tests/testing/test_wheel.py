@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -41,10 +42,12 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """``outside(words of a Python command)``, run where no checkout is, with the wheel installed.
 
-    What vcapdev depends on is taken from this Python's packages, and nothing else of it.
+    What vcapdev depends on is taken from this Python's packages, and nothing else of it; so is what builds
+    the wheel: no network is needed.
     """
     place = tmp_path_factory.mktemp("outside")
-    _python(sys.executable, ROOT, "-m", "build", "--wheel", "--outdir", place / "dist", ROOT)
+    _python(sys.executable, ROOT, "-m", "build", "--wheel", "--no-isolation", "--outdir", place / "dist",
+            ROOT)  # fmt: skip
     (wheel,) = (place / "dist").glob("vcapdev-*.whl")
     venv.create(place / "venv", with_pip=False, symlinks=True)
     python = place / "venv/bin/python"
@@ -80,6 +83,17 @@ def test_the_plugin_is_found_by_itself_and_costs_nothing_until_it_is_used(outsid
     assert "vcapdev_guest(kernel, memory, swap, ...)" in outside("-m", "pytest", "--markers").stdout
     dear = "{'numpy', 'drgn', 'vcapdev.testing.guest'} & set(sys.modules)"
     assert outside("-c", f"import vcapdev, sys; vcapdev.guest; print({dear})").stdout == "set()\n"
+
+
+@pytest.mark.guest
+def test_a_run_needs_no_checkout(outside: Run, tmp_path: Path) -> None:
+    words = "--frames 2 --size 320x240 --swap none --pressure none --clock fast --report"
+    done = outside("-m", "vcapdev", "run", *words.split(), tmp_path / "report")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "report/report.json").read_text())
+    assert (report["frames"]["intact"], report["exit_status"]) == (2, 0)
+    assert report["dma"]["checker"] == "attached"
+    assert report["dma"]["pages_checked"] > 0
 
 
 @pytest.mark.guest

@@ -22,6 +22,7 @@ _MARKS = {
     Status.KNOWN: ("known", _YELLOW),
     Status.SKIP: ("skip", _YELLOW),
     Status.ERROR: ("ERROR", _YELLOW),
+    Status.USAGE: ("USAGE", _YELLOW),
 }
 _FRAME = 6  # lines of the screen that are not a finding's
 
