@@ -31,6 +31,7 @@ from vcapdev.vm.watch import CrashWatch, GuestCrash
 Json = dict[str, Any]
 BOOTS: list[GuestConfig] = []
 STOPS: list[GuestConfig] = []
+VMS: list[FakeVm] = []
 MODULES = "bttv 4096 0 - Live 0x0\nvideodev 4096 1 bttv, Live 0x0\n"
 
 
@@ -48,8 +49,18 @@ class FakeDevice:
         self.armed: Json = {}
         self.pages = 100
         self.status: Json = {}  # what the checker says otherwise
+        self.asked: list[str] = []
+        self.pid: int | None = None
+        self.sockets: list[Path] = []
+
+    def start(self) -> None:
+        self.running = True
+
+    def stop(self) -> None:
+        self.running = False
 
     def call(self, command: str, *, timeout: float = 10, **arguments: Any) -> Json:
+        self.asked.append(command)
         if not self.running:
             raise GuestError("the device process was killed by SIGKILL")
         return getattr(self, "do_" + command.replace("-", "_"))(**arguments)
@@ -203,6 +214,13 @@ class FakeAgent:
         return Result(int(word == "false"), rest + "\n" if word == "say" else "", "")
 
 
+class FakeQmp:
+    """Takes every command."""
+
+    def execute(self, command: str, arguments: Json | None = None, *, timeout: float = 10) -> Json:
+        return {}
+
+
 class FakeVm:
     """A guest with a kernel log."""
 
@@ -232,6 +250,12 @@ class FakeVm:
     def poll(self) -> int | None:
         return 1 if self.dead else None
 
+    @property
+    def qmp(self) -> FakeQmp:
+        return FakeQmp()
+
+    config = None
+
 
 class FakePair:
     """Both."""
@@ -243,6 +267,9 @@ class FakePair:
 
     def start(self) -> FakeAgent:
         BOOTS.append(self.config)
+        VMS.append(self.vm)
+        if "warns" in self.config.append:
+            self.vm.log("WARNING: CPU: 0 PID: 1 at boot.c:1")
         if "hopeless" in self.config.append:
             raise GuestTimeoutError("waited 180 s for the guest to boot; see the console log")
         if "panics" in self.config.append:

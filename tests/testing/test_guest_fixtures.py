@@ -98,3 +98,15 @@ def test_a_capture_survives(guest: Guest, card: Card) -> None:
     assert result.captured == 4
     assert result.damaged == 0
     card.dma.assert_clean()
+
+
+@vcapdev.guest(mutant="last-page-unpinned")
+def test_findings_outlive_the_process_that_made_them_and_the_card(guest: Guest, card: Card) -> None:
+    with card.expect_violation("not-pinned", also=["missing-pin"]):
+        guest.capture(3, **SMALL)
+    found, pages = [(one.rule, one.count) for one in card.dma.verdicts], card.dma.pages_checked
+    guest.bus.replace_device()
+    assert [(one.rule, one.count) for one in card.dma.verdicts] == found
+    assert card.dma.pages_checked >= pages > 0
+    guest.bus.unplug()
+    assert "not-pinned" in {one.rule for one in card.dma.verdicts}

@@ -25,7 +25,6 @@ from vcapdev.errors import (
     VcapdevError,
     ViolationError,
 )
-from vcapdev.report.model import Verdict
 from vcapdev.scenario import checks
 from vcapdev.scenario.language import Step
 from vcapdev.scenario.model import Test
@@ -135,8 +134,7 @@ class _Run:
     def __init__(self, test: Test, guest: Guest, settings: Settings, result: TestResult) -> None:
         self._test, self._guest, self._result = test, guest, result
         self._player = Player(guest, test.file, test.kernel, record=settings.record)
-        self._player.before_reboot = self._remember
-        self._earlier: list[Verdict] = []  # of a guest that was rebooted
+        self._player.before_reboot = self._rebooting
         self._counters = self._stats()
 
     def run(self) -> None:
@@ -213,21 +211,17 @@ class _Run:
     def _complaints(self) -> None:
         for one in self._guest.complaints:
             if not one.allowed(self._guest.config.allow):
-                text = f"the guest's kernel complained ({one.kind}): {one.title}\n{one.text}"
-                self._add(What.KERNEL, text, _kernel_key(one.kind, one.title, one.text))
+                self._add(What.KERNEL, one.told, _kernel_key(one.kind, one.title, one.text))
 
-    def _remember(self) -> None:
-        """The guest is about to be rebooted: what it and the checker said is not said again."""
-        self._complaints()
-        with suppress(GuestError):
-            self._earlier += self._guest.card.dma.unexpected
+    def _rebooting(self) -> None:
+        """The guest is about to be rebooted: its card counts anew."""
         self._counters = {}
 
     def _findings(self) -> None:
         expect, guest = self._test.expect, self._guest
         if guest.state is State.SHELL:
             guest.card.settle()
-        verdicts = [*self._earlier, *guest.card.dma.unexpected]
+        verdicts = guest.card.dma.unexpected
         if guest.another is not None and guest.state is State.SHELL:
             guest.another.card.settle()
             verdicts += guest.another.card.dma.unexpected

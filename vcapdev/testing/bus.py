@@ -88,12 +88,14 @@ class Bus:
         """
         vm, device = self._in_slot(), self._guest.device
         vm.qmp.execute("stop", timeout=_PLUG)
+        self._guest.card.dma.device_ends()  # its findings go with it
         if device.pid is not None:
             os.kill(device.pid, signal.SIGKILL)
         device.stop()
         for path in device.sockets:
             path.unlink(missing_ok=True)
         device.start()
+        self._guest.card.dma.device_begins()
         vm.qmp.execute("cont", timeout=_PLUG)
         self.unplug(timeout=timeout)
         self.plug(timeout=timeout)

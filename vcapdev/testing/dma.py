@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from vcapdev.errors import InconclusiveError, UsageError, ViolationError
+from vcapdev.errors import GuestError, InconclusiveError, UsageError, ViolationError
 from vcapdev.report.model import Verdict
 from vcapdev.testing.config import did_you_mean
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from vcapdev.testing.card import Card
 
 Json = dict[str, Any]
+_ADDED = ("pages_checked", "unchecked_writes", "defects")
 
 
 class Dma:
@@ -23,25 +25,52 @@ class Dma:
     def __init__(self, card: Card) -> None:
         self._card = card
         self._excused: dict[str, int] = {}  # key of a finding: how often it has come and was expected
+        self._seen: dict[str, int] = {}  # the same: how often somebody has been told of it
+        self._kept: list[Verdict] = []  # findings of device processes that have ended
+        self._figures: Json = {}  # and their checkers'
+        self._ended = False
         self.looked = False  # whether the test has looked at the findings itself
 
     def reset(self) -> None:
         """Another test begins."""
-        self._excused = {}
+        self._excused, self._seen = {}, {}
+        self._kept, self._figures = [], {}
         self.looked = False
+
+    def device_ends(self) -> None:
+        """The device process is about to end: what it has found is kept until the next test begins."""
+        with suppress(GuestError):
+            self._card.call("settle", final=False)  # looks at what was given back a moment ago
+            self._kept, self._figures = self._verdicts(), self.status
+        self._ended = True
+
+    def device_begins(self) -> None:
+        """Another device process is there."""
+        self._ended = False
+
+    def keep(self, verdicts: Sequence[Verdict]) -> None:
+        """Take over findings of a card that goes."""
+        self._kept = _merged(self._kept, verdicts)
 
     @property
     def verdicts(self) -> list[Verdict]:
         """All findings since the test's begin, those that were expected among them."""
         self.looked = True
-        return self._verdicts()
+        return self._told(self._verdicts())
 
     @property
     def unexpected(self) -> list[Verdict]:
         """Findings that no ``expect_violation`` has met."""
-        return [
-            verdict for verdict in self._verdicts() if verdict.count > self._excused.get(_key(verdict), 0)
-        ]
+        return self._told(_beyond(self._excused, self._verdicts()))
+
+    @property
+    def unseen(self) -> list[Verdict]:
+        """Those of them that nobody has been told of yet: each is given once."""
+        return self._told(_beyond(self._seen, _beyond(self._excused, self._verdicts())))
+
+    def peek(self) -> list[Verdict]:
+        """All findings since the test's begin, without that counting as the test's looking at them."""
+        return self._verdicts()
 
     @property
     def log(self) -> list[str]:
@@ -50,8 +79,15 @@ class Dma:
 
     @property
     def status(self) -> Json:
-        """The checker's figures since the test's begin (docs/control.md, ``check-status``)."""
-        return self._card.call("check-status")
+        """The checker's figures since the test's begin (docs/control.md, ``check-status``).
+
+        Pages, unchecked writes and defects of device processes that were replaced are added.
+        """
+        if self._ended:
+            return dict(self._figures)
+        status = self._card.call("check-status")
+        before = {name: self._figures[name] for name in _ADDED if name in self._figures}
+        return status | {name: value + status.get(name, type(value)()) for name, value in before.items()}
 
     @property
     def pages_checked(self) -> int:
@@ -84,7 +120,7 @@ class Dma:
         status = self.status
         if status.get("defects"):
             raise InconclusiveError(f"a defect of the checker: {status['defects'][0]}")
-        if not status.get("attached"):
+        if self._card.there and not status.get("attached"):  # of one that was unplugged the figures are left
             raise InconclusiveError(f"nothing was checked: {status.get('why_not') or 'no reason is known'}")
         if status.get("unchecked_writes"):
             raise InconclusiveError(f"{status['unchecked_writes']} writes came before the checker could look")
@@ -122,13 +158,20 @@ class Dma:
             )
 
     def _verdicts(self) -> list[Verdict]:
-        return [Verdict.from_checker(each) for each in self._card.call("verdicts")["verdicts"]]
+        if self._ended:
+            return list(self._kept)
+        found = [Verdict.from_checker(each) for each in self._card.call("verdicts")["verdicts"]]
+        return _merged(self._kept, found)
+
+    def _told(self, verdicts: list[Verdict]) -> list[Verdict]:
+        self._seen |= {_key(verdict): verdict.count for verdict in verdicts}
+        return verdicts
 
     def _counts(self) -> dict[str, int]:
         return {_key(verdict): verdict.count for verdict in self._verdicts()}
 
     def _new(self, before: Mapping[str, int]) -> list[Verdict]:
-        return [verdict for verdict in self._verdicts() if verdict.count > before.get(_key(verdict), 0)]
+        return _beyond(before, self._verdicts())
 
 
 def told(verdicts: Sequence[Verdict]) -> str:
@@ -136,6 +179,21 @@ def told(verdicts: Sequence[Verdict]) -> str:
     count = "1 finding" if len(verdicts) == 1 else f"{len(verdicts)} findings"
     rest = [f"  {_key(verdict)} ({verdict.count} times)" for verdict in verdicts[1:]]
     return "\n".join([f"{count} came:", verdicts[0].splat.rstrip(), *rest])
+
+
+def _beyond(counts: Mapping[str, int], verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Those that have come more often than counted."""
+    return [verdict for verdict in verdicts if verdict.count > counts.get(_key(verdict), 0)]
+
+
+def _merged(first: Sequence[Verdict], second: Sequence[Verdict]) -> list[Verdict]:
+    """Findings of two checkers: what both have found is one, and has come as often as both say."""
+    found = {_key(verdict): verdict for verdict in first}
+    for verdict in second:
+        before = found.get(_key(verdict))
+        count = verdict.count + (before.count if before else 0)
+        found[_key(verdict)] = replace(before or verdict, count=count)
+    return list(found.values())
 
 
 def _key(verdict: Verdict) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -94,11 +95,19 @@ class Guest(LivingGuest):
 
     def _close(self) -> None:
         another, self.another = self.another, None
+        if another is not None:
+            with suppress(GuestError):
+                self.card.dma.keep(another.card.dma.unexpected)
         try:
             super()._close()
         finally:
             if another is not None:
                 another.close()
+
+    @property
+    def cards(self) -> list[Card]:
+        """Its card, and the second one where it has one."""
+        return [self.card] if self.another is None else [self.card, self.another.card]
 
     # -- commands and files
 

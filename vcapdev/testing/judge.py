@@ -29,11 +29,7 @@ def shortfalls(guest: Guest) -> list[str]:
     except GuestError as error:
         if guest.state is not State.CRASHED:
             found.append(f"the guest, at the test's end: {error}")
-    found += [
-        f"the guest's kernel complained ({complaint.kind}): {complaint.title}\n{complaint.text}"
-        for complaint in guest.complaints
-        if not complaint.allowed(allow)
-    ]
+    found += [complaint.told for complaint in guest.complaints if not complaint.allowed(allow)]
     if guest.state is State.CRASHED and not found and not guest.death_expected:
         found.append(f"the guest died: {guest.why_dead}")
     verdicts = findings(guest)
@@ -43,15 +39,14 @@ def shortfalls(guest: Guest) -> list[str]:
 
 
 def findings(guest: Guest) -> list[Verdict]:
-    """Findings that the test neither expected nor allows; what is known where the device has gone."""
-    with suppress(GuestError):
-        if not guest.card.there:
-            return []
-        if guest.state is State.SHELL:
-            guest.card.settle()
-        verdicts = guest.card.dma.unexpected
-        return [verdict for verdict in verdicts if verdict.rule not in guest.config.allow]
-    return []
+    """Findings of all cards that the test neither expected nor allows, also of those that have gone."""
+    verdicts: list[Verdict] = []
+    for card in guest.cards:
+        with suppress(GuestError):
+            if guest.state is State.SHELL and card.there:
+                card.settle()
+            verdicts += card.dma.unexpected
+    return [verdict for verdict in verdicts if verdict.rule not in guest.config.allow]
 
 
 def spoilt(guest: Guest) -> bool:
@@ -63,7 +58,7 @@ def spoilt(guest: Guest) -> bool:
     if guest.state is not State.SHELL or guest.has_complained or not guest.card.there:
         return True
     with suppress(GuestError):
-        return bool(guest.card.call("verdicts")["verdicts"])
+        return any(card.dma.peek() for card in guest.cards)
     return True
 
 
@@ -73,7 +68,7 @@ def sections(guest: Guest) -> list[tuple[str, str]]:
     asked: list[tuple[str, Callable[[], str]]] = [
         ("guest kernel log", lambda: _last(guest.dmesg(), _LOG_LINES)),
         ("guest console", lambda: guest.console(_CONSOLE_LINES)),
-        ("findings", lambda: "\n".join(str(one["splat"]) for one in card.call("verdicts")["verdicts"])),
+        ("findings", lambda: "\n".join(one.splat for each in guest.cards for one in each.dma.peek())),
         ("register trace", lambda: "\n".join(card.access_log(_TRACE_LINES))),
         ("DMA log", lambda: "\n".join(card.dma.log[-_TRACE_LINES:])),
         ("card", lambda: _figures(guest)),

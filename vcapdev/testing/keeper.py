@@ -2,7 +2,8 @@
 """Keeps guests for the tests of one session: those that want the same machine get the same guest.
 
 A guest that died, or that cannot be trusted any more, is replaced when the next test wants one. A machine
-that does not come up at all is not waited for a second time.
+that does not come up at all is not waited for a second time. What a guest complains about when no test has it
+is the next test's, whichever guest that gets.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from vcapdev.errors import GuestError, SetupError, UsageError, VcapdevError
+from vcapdev.testing.complaints import Complaint
 from vcapdev.testing.config import GuestConfig
 from vcapdev.testing.guest import Guest
 from vcapdev.testing.states import State
@@ -31,6 +34,7 @@ class Keeper:
         self._make, self._most = make, most
         self._guests: OrderedDict[GuestConfig, Guest] = OrderedDict()
         self._hopeless: dict[GuestConfig, VcapdevError] = {}
+        self._strays: list[Complaint] = []
         self.boots = 0
 
     def lease(self, config: GuestConfig, name: str = "") -> Guest:
@@ -50,18 +54,33 @@ class Keeper:
             guest = self._start(machine)
             try:
                 guest.begin(config, name)
-            except BaseException:
+            except BaseException as error:
+                for complaint in guest.late():
+                    error.add_note(complaint.told)
                 self._end(guest)
                 raise
         self._guests[machine] = guest
+        guest.complaints[:0] = self.strays()
         return guest
 
     def give_back(self, guest: Guest, *, trusted: bool) -> None:
         """A test has ended. A guest that it has ruined is ended now; the next test gets a fresh one."""
-        if not trusted or guest.state is not State.SHELL:
+        late = self._hear(guest)
+        if late or not trusted or guest.has_complained or guest.state is not State.SHELL:
             for machine in [key for key, value in self._guests.items() if value is guest]:
                 del self._guests[machine]
             self._end(guest)
+
+    def strays(self, *, heard: bool = False) -> list[Complaint]:
+        """What came when no test had the guest that says it; each is given once.
+
+        :param heard: hear all guests out before.
+        """
+        if heard:
+            for guest in self._guests.values():
+                self._hear(guest)
+        strays, self._strays = self._strays, []
+        return strays
 
     def close(self) -> None:
         """End all guests."""
@@ -76,7 +95,13 @@ class Keeper:
             guest.begin(config, name)
         except GuestError:
             return False
-        return True
+        return not guest.has_complained
+
+    def _hear(self, guest: Guest) -> bool:
+        """Note what a guest says that no test has; whether it said anything."""
+        late = guest.late()
+        self._strays += [replace(one, early=True) for one in late]
+        return bool(late)
 
     def _start(self, machine: GuestConfig) -> Guest:
         while len(self._guests) >= self._most:
@@ -94,8 +119,8 @@ class Keeper:
             raise
         return guest
 
-    @staticmethod
-    def _end(guest: Guest) -> None:
+    def _end(self, guest: Guest) -> None:
+        self._hear(guest)
         with suppress(GuestError):  # it is gone in any case
             guest.stop()
 

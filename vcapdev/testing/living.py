@@ -12,17 +12,18 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from vcapdev.errors import GuestError, UsageError, ViolationError
+from vcapdev.errors import GuestError
 from vcapdev.gallery.drivers import Drivers
 from vcapdev.progress import Progress, Silent
 from vcapdev.run.device import DeviceProcess
 from vcapdev.run.pair import PATIENCE, WatchedVm
 from vcapdev.testing.card import Card
-from vcapdev.testing.complaints import Complaint, check_pattern
+from vcapdev.testing.complaints import Complaint, expected, unexpected
 from vcapdev.testing.config import GuestConfig
 from vcapdev.testing.opening import GuestPair, Opened, Opener, open_pair
 from vcapdev.testing.states import State, StateMachine
@@ -45,7 +46,8 @@ class LivingGuest:
     :param config: what it is made of, see :func:`vcapdev.testing.config.config_from`.
     :param opener: makes guest and device; tests of vcapdev itself have one that boots nothing.
     :ivar card: its card.
-    :ivar complaints: what its kernel complained about since the begin of the test, and nobody expected.
+    :ivar complaints: what its kernel complained about since the begin of the test, and nobody expected; first
+        what came between this test and the one before.
     :ivar has_complained: whether it did at all since its boot, expected or not.
     :ivar death_expected: whether it died of what ``expect_complaint`` waited for.
     """
@@ -60,6 +62,8 @@ class LivingGuest:
         self.config = config or GuestConfig()
         self.card = Card(lambda: self._pair.device, self.turn, self._busy)
         self.complaints: list[Complaint] = []
+        self._judged = 0  # so many of them were there when the test ended
+        self._begun = False  # whether any test has begun since its boot
         self.has_complained = False
         self.death_expected = False
         self._opener, self._progress = opener, progress or Silent()
@@ -91,6 +95,11 @@ class LivingGuest:
         self.stop()
 
     @property
+    def cards(self) -> list[Card]:
+        """All its cards."""
+        return [self.card]
+
+    @property
     def state(self) -> State:
         """Off, booting, shell or crashed."""
         return self._machine.state
@@ -113,32 +122,70 @@ class LivingGuest:
         self._machine.transition(State.OFF)
 
     def reboot(self) -> None:
-        """End it, dead or alive, and boot it afresh: for the rest of the test."""
+        """End it, dead or alive, and boot it afresh: for the rest of the test.
+
+        Complaints and findings that came before stay the test's.
+        """
+        if self.state is State.SHELL:
+            with suppress(GuestError):
+                self.hear_out()
         self.stop()
         self.transition(State.SHELL)
-        self.begin()
+        self._set_up(self.config, "")
 
     def begin(self, config: GuestConfig | None = None, name: str = "") -> None:
         """A test begins: the checker forgets, the clock and the driver are as ``config`` wants them.
 
+        What came since the test before was judged, or while it booted, is this one's, marked as early.
+
         :raise GuestError: it is not in the state "shell", or the driver cannot be exchanged.
         """
+        self._machine.require(State.SHELL)
         wanted = config or self.config
+        late = self.late(self.config if self._begun else wanted)
+        self.complaints, self._judged = [replace(one, early=True) for one in late], 0
+        for card in self.cards:
+            card.dma.reset()
+        self._set_up(wanted, name)
+
+    def _set_up(self, wanted: GuestConfig, name: str) -> None:
         with self._asked():
             self._exchange(wanted)
             self.config = wanted
-            self._device.call("new-scene", timeout=_ATTACH)
+            for card in self.cards:
+                card.call("new-scene", timeout=_ATTACH)
+            self._begun = True
             self.card.signal(norm=wanted.norm, connected=True)
             self.card.clock = wanted.clock
-            self.card.dma.reset()
             self._since = self.mark(f"test {name}" if name else "a test begins")
-            self.complaints.clear()
 
     def end(self) -> None:
         """A test ends: its programs are ended, and what the kernel still has to say is heard.
 
         :raise GuestError: the guest has died meanwhile.
         """
+        try:
+            self._finish()
+        finally:
+            self._judged = len(self.complaints)
+
+    def late(self, config: GuestConfig | None = None) -> list[Complaint]:
+        """What came since :meth:`end`, and the test does not allow, findings included: each is given once.
+
+        Whatever the test has left running is ended first.
+
+        :param config: of the test that allows it; the last one's by default.
+        """
+        if self.state is State.SHELL:
+            with suppress(GuestError):
+                self._finish()
+        found, self._judged = self.complaints[self._judged :], len(self.complaints)
+        for card in self.cards:
+            with suppress(GuestError):
+                found += [Complaint.found(verdict) for verdict in card.dma.unseen]
+        return [one for one in found if not one.allowed((config or self.config).allow)]
+
+    def _finish(self) -> None:
         with self._asked():
             for process in [each for each in self._processes if each.status is None]:
                 process.kill(signal.SIGKILL)
@@ -225,7 +272,7 @@ class LivingGuest:
         :raise UsageError: a pattern that is no kind of complaint.
         :raise ViolationError: one did not come.
         """
-        wanted = [_pattern(word) for word in patterns]
+        wanted = expected(patterns)
         before = len(self.complaints)
         try:
             yield
@@ -234,14 +281,7 @@ class LivingGuest:
         except GuestCrash:
             if not any(one.matches(wanted) for one in self.complaints[before:]):
                 raise
-        new = self.complaints[before:]
-        missing = [word for word in wanted if not any(one.matches([word]) for one in new)]
-        if missing:
-            came = ", ".join(one.title for one in new) or "nothing"
-            raise ViolationError(
-                f"expected the guest's kernel to complain ({', '.join(missing)}); it said: {came}"
-            )
-        self.complaints[before:] = [one for one in new if not one.matches(wanted)]
+        self.complaints[before:] = unexpected(self.complaints[before:], wanted)
         self.death_expected = self.death_expected or self.state is State.CRASHED
 
     @property
@@ -277,6 +317,8 @@ class LivingGuest:
         self._vm.survives = self._survived
         self._vm.on_turn = self._at_turn
         self.card.there, self.card.armed = True, None
+        self.card.dma.device_begins()
+        self._begun = False
         self.has_complained = self.death_expected = False
 
     def _boot(self) -> None:
@@ -285,6 +327,7 @@ class LivingGuest:
         self._drivers = Drivers(agent)
 
     def _close(self) -> None:
+        self.card.dma.device_ends()
         opened, self._opened, self._drivers = self._opened, None, None
         self._processes.clear()
         try:
@@ -375,10 +418,3 @@ def _registered(agent: Agent) -> bool:
     except AgentError:
         return False
     return True
-
-
-def _pattern(word: str) -> str:
-    try:
-        return check_pattern(word)
-    except ValueError as error:
-        raise UsageError(f"expect_complaint: {error}") from None

@@ -7,7 +7,8 @@ of packages and images, which locks itself.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from vcapdev.testing import marks
 
 if TYPE_CHECKING:
     from vcapdev.testing.card import Card
+    from vcapdev.testing.complaints import Complaint
     from vcapdev.testing.config import GuestConfig
     from vcapdev.testing.guest import Guest
     from vcapdev.testing.keeper import Keeper
@@ -68,7 +70,26 @@ def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
     from vcapdev.testing.judge import spoilt
 
     del node.stash[_LEASED]
-    _keeper(request.config).give_back(leased, trusted=not spoilt(leased))
+    keeper = _keeper(request.config)
+    keeper.give_back(leased, trusted=not spoilt(leased))
+    _fail_of("after the test was judged", keeper.strays())
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    """No test comes after the last one: what guests say behind its back is heard now."""
+    result = yield
+    keeper = item.config.stash.get(_KEEPER, None)
+    if nextitem is None and keeper is not None:
+        _fail_of("after the last test in it was judged", keeper.strays(heard=True))
+    return result
+
+
+def _fail_of(when: str, strays: Sequence[Complaint]) -> None:
+    if strays:
+        pytest.fail("\n\n".join(f"{when}: {replace(one, early=False).told}" for one in strays), pytrace=False)
 
 
 @pytest.fixture
@@ -136,6 +157,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
             pytest.fail("\n\n".join(found), pytrace=False)
         return result
     except Exception as error:
+        guest.late()  # is in the report of the failure
         _attach(item, guest)
         if not item.config.getoption("fulltrace"):
             cut(error)
@@ -195,7 +217,7 @@ def _lease(config: pytest.Config, node: Any) -> Guest:
     except VcapdevError as error:
         if config.getoption("verbose") > 1:
             raise
-        pytest.fail(str(error), pytrace=False)
+        pytest.fail("\n".join([str(error), *getattr(error, "__notes__", ())]), pytrace=False)
 
 
 def wanted_by(node: pytest.Item) -> GuestConfig:

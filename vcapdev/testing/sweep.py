@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from vcapdev.errors import GuestError, ViolationError
 from vcapdev.testing.faults import ArmedFault
 from vcapdev.testing.guest import Guest
 from vcapdev.testing.judge import shortfalls, spoilt
+from vcapdev.testing.states import State
 
 
 class Sweep:
@@ -56,14 +58,15 @@ class Sweep:
 
     def _afresh(self, point: int) -> None:
         """The guest as it was before the run before."""
-        guest = self._guest
-        if spoilt(guest):
-            guest.reboot()
-        else:
-            try:
-                guest.begin(name=f"{self._fault} at {point}")
-            except GuestError:
-                guest.reboot()
+        guest, name = self._guest, f"{self._fault} at {point}"
+        if not spoilt(guest):
+            with suppress(GuestError):
+                guest.begin(name=name)
+            if guest.state is State.SHELL and not guest.has_complained:
+                return
+        guest.stop()
+        guest.transition(State.SHELL)
+        guest.begin(name=name)
 
     def _told(self, armed: ArmedFault) -> str:
         if armed.fired:
