@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 from fakecard import cards
-from synthetic import ANON, DIRECT_MAP, PAGE
+from synthetic import ANON, DIRECT_MAP, PAGE, VMEMMAP
 
 from vcapdev.dma import Checkpoint, Program
 
@@ -77,6 +77,51 @@ def test_r1_a_free_page_at_first_sight(card):
     card.guest.free(CODE)
     fetch(card, CODE)
     assert card.rules == ["fetch-free"]
+
+
+LIST_HEAD = 64  # physical address of a CPU's list of free pages
+
+
+def on_list(guest, *pfns):
+    """Free pages without a mark, in the list of their CPU."""
+    nodes = [DIRECT_MAP + LIST_HEAD, *(VMEMMAP + pfn * 64 + 8 for pfn in pfns)]
+    for pfn in pfns:
+        guest.free(pfn, buddy=False)
+    for place, node in zip([LIST_HEAD, *(guest.row_at(pfn) + 8 for pfn in pfns)], nodes, strict=True):
+        at = nodes.index(node)
+        after, before = nodes[(at + 1) % len(nodes)], nodes[at - 1]
+        guest.poke(place, after.to_bytes(8, "little") + before.to_bytes(8, "little"))
+
+
+@pytest.mark.parametrize("others", [(), (CODE - 9,), (CODE - 9, CODE + 700)])
+def test_r1_a_page_in_its_cpus_list_is_free_at_first_sight(card, others):
+    """As a program that is first fetched after the driver has freed it."""
+    on_list(card.guest, *others[:1], CODE, *others[1:])
+    fetch(card, CODE)
+    assert card.rules == ["fetch-free"]
+
+
+def test_r1_a_block_in_a_cpus_list_at_first_sight(card):
+    on_list(card.guest, CODE)
+    card.guest.free(CODE + 1, buddy=False)
+    fetch(card, CODE + 1)
+    assert card.rules == ["fetch-free"]
+
+
+@pytest.mark.parametrize("neighbour", ["itself", "of others", "poison"])
+def test_an_uncounted_page_that_no_neighbour_knows_stays_silent(card, neighbour):
+    """It left its list long ago, and may be held in a way of its own."""
+    on_list(card.guest, CODE - 9, CODE + 700)
+    node = VMEMMAP + CODE * 64 + 8
+    link = {"itself": node, "of others": VMEMMAP + (CODE - 9) * 64 + 8, "poison": 0xDEAD000000000100}[
+        neighbour
+    ]
+    card.guest.page(CODE, refcount=0, link=link)
+    card.guest.field(CODE, 16, link, 8)
+    for _ in range(3):
+        fetch(card, CODE)
+        card.field()
+    assert card.rules == []
 
 
 def test_r1_a_program_behind_the_first_page_of_its_allocation(card):

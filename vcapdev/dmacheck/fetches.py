@@ -3,7 +3,8 @@
 
 A program lies in a few pages, which are looked at together, once a field. Coherent memory of more than a
 page is an allocation without compound pages: only its first page is counted (kernel/dma/direct.c), so a page
-with a count of 0 is either behind a page that is held, or free.
+with a count of 0 is either behind a page that is held, or free. What was freed last waits in a list of its
+CPU (mm/page_alloc.c, per_cpu_pages): without a mark, and told by its links.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import numpy as np
 from vcapdev.dma import Program
 from vcapdev.dmacheck.rules import FETCH_CHANGED, FETCH_FREE, FETCH_REUSED, Rule, Setting, unmarked
 from vcapdev.guestmm.kernel import Kernel
-from vcapdev.guestmm.memory import PAGE_SHIFT
+from vcapdev.guestmm.memory import PAGE_SHIFT, GuestReadError
 from vcapdev.guestmm.pages import PageFacts, PageSet
 from vcapdev.guestmm.pageview import page_kinds
+from vcapdev.guestmm.words import Reader
 
 _MAX_ORDER = 10  # of the largest block of the allocator
 _MAX_GROUPS = 1 << 10
@@ -25,6 +27,7 @@ _MAX_HOMES = 1 << 13
 _MAX_PROGRAMS = 4096
 _SYNC = 8  # bytes: a program is known from behind the SYNC that it is entered by
 _MAX_PAGES = 64  # of one program; the engine's texts have 16
+_MASK = (1 << 64) - 1
 
 PLAIN, FREE, USER, OTHER = "driver memory", "free", "user", "other"
 
@@ -222,6 +225,8 @@ class Fetches:
 
     def _uncounted(self, pfn: int) -> Kind:
         """A page with a count of 0 and no mark: behind the first of an allocation, or of a free block."""
+        if self._linked(pfn):
+            return Kind(FREE, (0, 0, ""), pfn)
         heads = sorted(
             {pfn & ~((1 << order) - 1) for order in range(1, _MAX_ORDER + 1)} - {pfn}, reverse=True
         )
@@ -239,7 +244,22 @@ class Fetches:
             if facts.refcount[row] != 0 or not facts.present[row]:
                 held = plain[row] and not facts.large[row] and self._alone(head, pfn)
                 return Kind(PLAIN, (0, 0, ""), head) if held else free
+            if not facts.typed[row] and self._linked(head):  # nothing that is held can contain a free page
+                return Kind(FREE, (0, 0, ""), pfn)
         return free
+
+    def _linked(self, pfn: int) -> bool:
+        """Whether a page is in a list, and its neighbours know it: uncounted, it is in one of free pages.
+
+        What has left a list has poison for links (include/linux/list.h), and is nobody's neighbour.
+        """
+        kernel, reader = self._kernel, Reader.of(self._kernel)
+        node = kernel.vmemmap.address(pfn) + kernel.layout.head & _MASK
+        try:
+            after, before = reader.words(node, 2).tolist()
+            return after != node and reader.u64(after + 8) == node == reader.u64(before)
+        except GuestReadError:
+            return False
 
     def _alone(self, head: int, pfn: int) -> bool:
         """Whether no page between the two has a count or a mark of its own."""

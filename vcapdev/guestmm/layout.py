@@ -42,8 +42,9 @@ class PinPlace:
 class PageLayout:
     """Byte offsets in ``struct page``; ``size`` is its size.
 
-    ``head`` is the word that names a tail's head; with ``head_is_mask`` (7.x, ``compound_info``) a tail
-    carries a mask for its own address instead of the head's address.
+    ``head`` is the word that names a tail's head, and the first of the two that link every other page into
+    lists (``lru``); with ``head_is_mask`` (7.x, ``compound_info``) a tail carries a mask for its own address
+    instead of the head's address.
     """
 
     size: int
@@ -89,10 +90,11 @@ class PageLayout:
 
     def _compare(self, note: Vmcoreinfo) -> None:
         """What vmcoreinfo tells as well must agree with the BTF, or one of them is of another kernel."""
-        for name, mine in (("flags", self.flags), ("_refcount", self.refcount), ("_mapcount", self.mapcount)):
+        mine = {"flags": self.flags, "_refcount": self.refcount, "_mapcount": self.mapcount, "lru": self.head}
+        for name, offset in mine.items():
             told = note.offset(f"page.{name}")
-            if told is not None and told != mine:
-                raise LayoutError(f"page.{name} is at {mine} by BTF and at {told} by vmcoreinfo")
+            if told is not None and told != offset:
+                raise LayoutError(f"page.{name} is at {offset} by BTF and at {told} by vmcoreinfo")
         if self.flags % 8 or self.head % 8 or self.mapping % 8 or self.mapcount % 4 or self.refcount % 4:
             raise LayoutError("members of struct page are not aligned")
         if max(self.flags, self.head, self.mapping, self.index, self.private) + 8 > self.size:
