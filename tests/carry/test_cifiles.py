@@ -8,6 +8,7 @@ read by vcapdev's own command line.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,74 @@ def test_the_status_is_vcapdevs_own(directory: Path, status: int, said: str) -> 
     found, text, _ = call(directory, STATUS=str(status))
     assert found == status
     assert said in text
+
+
+PYTHON = """#!/bin/sh
+mkdir -p "$3/bin"
+printf '#!/bin/sh\\necho "$*" > pip-words\\nexit ${PIP_STATUS:-0}\\n' > "$3/bin/pip"
+printf '#!/bin/sh\\n: > words\\n' > "$3/bin/vcapdev"
+[ "${PIP_STATUS:-0}" = 0 ] || rm "$3/bin/vcapdev"
+chmod +x "$3/bin"/*
+"""
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A driver's directory without any vcapdev, and a stand-in for Python that notes how pip was called."""
+    run("shell", tmp_path / "vcapdev-ci.sh")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").write_text(PYTHON)
+    (tmp_path / "bin/python3").chmod(0o755)
+    return tmp_path
+
+
+def install(bare: Path, **variables: str) -> tuple[int, str, str]:
+    """Exit status, complaints, and how pip was called."""
+    environment = {"PATH": f"{bare}/bin:/usr/bin:/bin", **variables}
+    result = subprocess.run(
+        ["sh", "vcapdev-ci.sh", "1/2"], cwd=bare, env=environment, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    words = bare / "pip-words"
+    return result.returncode, result.stderr, words.read_text().strip() if words.exists() else ""
+
+
+def test_the_script_installs_the_wheel_beside_it_or_what_is_named(bare: Path) -> None:
+    (bare / "vcapdev-0.1.0-py3-none-any.whl").touch()
+    assert install(bare) == (0, "", "install --quiet ./vcapdev-0.1.0-py3-none-any.whl")
+    assert (bare / "results").is_dir()
+    shutil.rmtree(bare / ".vcapdev")
+    url = "git+https://example.org/vcapdev.git@main"
+    assert install(bare, VCAPDEV_PACKAGE=url) == (0, "", f"install --quiet {url}")
+
+
+@pytest.mark.parametrize("wheels", [[], ["vcapdev-1-py3-none-any.whl", "vcapdev-2-py3-none-any.whl"]])
+def test_the_script_never_asks_an_index_for_a_name(bare: Path, wheels: list[str]) -> None:
+    for name in wheels:
+        (bare / name).touch()
+    status, said, words = install(bare)
+    assert (status, words) == (2, "")
+    assert "Put one wheel beside this script" in said
+    assert "VCAPDEV_PACKAGE" in said
+
+
+def test_what_cannot_be_installed_is_no_red_driver(bare: Path) -> None:
+    status, said, _ = install(bare, VCAPDEV_PACKAGE="gone.whl", PIP_STATUS="1")
+    assert (status, said) == (20, "nothing was proved: vcapdev could not be installed from gone.whl\n")
+
+
+def test_nothing_tells_anybody_to_install_a_name() -> None:
+    """Which would install nothing, or a stranger's package: vcapdev is on no package index."""
+    top = Path(__file__).parents[2]
+    texts = [text_of(what) for what in FILES]
+    texts += [page.read_text("utf-8") for page in (top / "README.md", *(top / "docs").rglob("*.md"))]
+    lines = [line for text in texts for line in text.splitlines()]
+    told = [line for line in lines if re.search(r"pip\S* (install|download|wheel)\b.*vcapdev", line)]
+    assert told
+    for line in told:
+        words = re.split(r"pip\S* (?:install|download|wheel)\b", line)[1].replace("'", "").split("#")[0]
+        names = re.findall(r"(?<![\w/.$-])vcapdev(?:\[\w+\])?(?=[\s`]|$)", words)
+        assert not names or "--no-index" in words, line
 
 
 def test_results_of_shares_are_joined(directory: Path) -> None:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,12 +34,23 @@ def test_wants_what_is_not_there(guest):
     guest.capture(frames=4, size="1920x1080")
 """
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+
+class Run:
+    """``run(words of a Python command)``, where no checkout is and the wheel is installed.
+
+    :ivar dist: where the wheel lies.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.dist, self._place = place / "dist", place
+
+    def __call__(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        return _python(self._place / "venv/bin/python", self._place / "work", *words, check=False)
 
 
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """``outside(words of a Python command)``, run where no checkout is, with the wheel installed.
+    """The wheel, built and installed.
 
     What vcapdev depends on is taken from this Python's packages, and nothing else of it; so is what builds
     the wheel: no network is needed.
@@ -56,7 +66,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Run:
     (site,) = (place / "venv/lib").glob("python*/site-packages")
     (site / "depends.pth").write_text(sysconfig.get_path("purelib") + "\n")
     (place / "work").mkdir()
-    return lambda *words: _python(python, place / "work", *words, check=False)
+    return Run(place)
 
 
 def _python(
@@ -77,6 +87,30 @@ def test_the_wheel_is_what_is_imported_and_it_carries_its_data(outside: Run) -> 
     shown = outside("-c", "import vcapdev; print(vcapdev.__file__)").stdout
     assert "site-packages/vcapdev/__init__.py" in shown
     assert "bookworm-6.1" in outside("-m", "vcapdev", "list", "recipes").stdout
+
+
+def test_the_script_for_ci_installs_the_wheel_that_lies_beside_it(outside: Run, tmp_path: Path) -> None:
+    """As far as the first thing that a vcapdev of ours says: which scenario there is not."""
+    said = outside("-m", "vcapdev", "ci", "shell", tmp_path / "vcapdev-ci.sh")
+    assert said.returncode == 0, said.stderr
+    (wheel,) = outside.dist.glob("vcapdev-*.whl")
+    (tmp_path / wheel.name).symlink_to(wheel)
+    environment = {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": sysconfig.get_path("purelib"),  # what it depends on: there is no network here
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_DEPS": "1",
+        "TESTS": "nonesuch.yaml",
+    }
+    done = subprocess.run(
+        ["sh", "vcapdev-ci.sh"], cwd=tmp_path, env=environment, text=True, capture_output=True,
+        timeout=DEADLINE, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "nonesuch" in done.stderr
+    assert "nothing was proved (status 2)" in done.stdout
+    (site,) = (tmp_path / ".vcapdev/venv/lib").glob("python*/site-packages")
+    assert (site / "vcapdev/cli.py").is_file()
 
 
 def test_the_plugin_is_found_by_itself_and_costs_nothing_until_it_is_used(outside: Run) -> None:

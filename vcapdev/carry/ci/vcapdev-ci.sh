@@ -13,13 +13,25 @@ set -eu
 : "${RESULTS:=results}"                  # where results go
 : "${LOCK:=vcapdev.lock}"                # made by: vcapdev lock vcapdev.lock; none: the newest packages
 : "${BUNDLE:=}"                          # made by: vcapdev bundle FILE; then no network is used
-: "${VCAPDEV_PACKAGE:=vcapdev}"          # what pip installs: name, version, wheel or directory
+: "${VCAPDEV_PACKAGE:=}"                 # what pip installs, see below; none: the wheel beside this script
 : "${VCAPDEV_CACHE:=$PWD/.vcapdev/cache}"
 export VCAPDEV_CACHE
 
+# vcapdev is on no package index: a name alone would install nothing, or a stranger's package.
 if [ ! -x .vcapdev/venv/bin/vcapdev ]; then
-    python3 -m venv .vcapdev/venv
-    .vcapdev/venv/bin/pip install --quiet "$VCAPDEV_PACKAGE"
+    if [ -z "$VCAPDEV_PACKAGE" ]; then
+        set -- "${1:-}" "$(dirname "$0")"/vcapdev-*.whl
+        if [ $# != 2 ] || [ ! -f "$2" ]; then
+            echo "what is vcapdev to be installed from? Put one wheel beside this script (pip wheel --no-deps CHECKOUT)," >&2
+            echo "or set VCAPDEV_PACKAGE: a wheel, a checkout, or git+https://YOUR.SERVER/vcapdev.git" >&2
+            exit 2
+        fi
+        VCAPDEV_PACKAGE=$2
+    fi
+    if ! python3 -m venv .vcapdev/venv || ! .vcapdev/venv/bin/pip install --quiet "$VCAPDEV_PACKAGE"; then
+        echo "nothing was proved: vcapdev could not be installed from $VCAPDEV_PACKAGE" >&2
+        exit 20
+    fi
 fi
 vcapdev=.vcapdev/venv/bin/vcapdev
 mkdir -p "$RESULTS"
