@@ -41,12 +41,27 @@ def left_behind(tag: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_is_left_running(number: signal.Signals, tmp_path: Path) -> None:
+def gone(tag: str) -> list[int]:
+    """What is left behind, once all has had its time to go."""
+    end = time.monotonic() + DEADLINE
+    while left_behind(tag) and time.monotonic() < end:
+        time.sleep(0.05)
+    return left_behind(tag)
+
+
+def environment_with(tag: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), tag.split("=")[0]: tag.split("=")[1]}
+
+
+@pytest.mark.parametrize(
+    ("number", "more"),
+    [(signal.SIGINT, []), (signal.SIGKILL, []), (signal.SIGINT, ["-n2"])],
+)
+def test_nothing_is_left_running(number: signal.Signals, more: list[str], tmp_path: Path) -> None:
     tag = f"VCAPDEV_TEST_TAG={uuid.uuid4()}"
     (tmp_path / "test_endless.py").write_text(TEST)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), tag.split("=")[0]: tag.split("=")[1]}
-    options = ["-p", "vcapdev.testing.plugin", "-p", "no:cacheprovider", "test_endless.py"]
+    environment = environment_with(tag)
+    options = ["-p", "vcapdev.testing.plugin", "-p", "no:cacheprovider", *more, "test_endless.py"]
     words = ["-c", f"{LISTENING}; import pytest; sys.exit(pytest.main({options!r}))"]
     session = subprocess.Popen(
         [sys.executable, *words], cwd=tmp_path, env=environment, text=True, stdin=subprocess.DEVNULL,
@@ -66,7 +81,39 @@ def test_nothing_is_left_running(number: signal.Signals, tmp_path: Path) -> None
     if number == signal.SIGINT:
         assert session.returncode == pytest.ExitCode.INTERRUPTED, said
         assert "KeyboardInterrupt" in said
-    end = time.monotonic() + DEADLINE
-    while left_behind(tag) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert left_behind(tag) == []
+    assert gone(tag) == []
+
+
+SIDE_BY_SIDE = """
+import time
+from pathlib import Path
+import pytest
+
+@pytest.mark.parametrize(("own", "other"), [("a", "b"), ("b", "a")])
+def test_one_of_two(guest, card, own, other, worker_id):
+    guest.run(f"echo {own} > /tmp/name", check=True)
+    Path(own).write_text(f"{worker_id} {guest.device.pid}")
+    end = time.monotonic() + 120
+    while not Path(other).exists():
+        assert time.monotonic() < end, f"{other} is not there beside {own}"
+        time.sleep(0.01)
+    assert guest.capture(frames=4, size="320x240").intact == 4
+    assert guest.pull("/tmp/name").decode().strip() == own
+    card.dma.assert_clean()
+"""
+
+
+def test_two_workers_have_guests_of_their_own_at_the_same_time(tmp_path: Path) -> None:
+    tag = f"VCAPDEV_TEST_TAG={uuid.uuid4()}"
+    (tmp_path / "test_both.py").write_text(SIDE_BY_SIDE)
+    words = ["-m", "pytest", "-p", "vcapdev.testing.plugin", "-p", "no:cacheprovider", "-n2", "test_both.py"]
+    done = subprocess.run(
+        [sys.executable, *words], cwd=tmp_path, env=environment_with(tag), text=True, capture_output=True,
+        stdin=subprocess.DEVNULL, timeout=DEADLINE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
+    (one, two) = ((tmp_path / name).read_text().split() for name in "ab")
+    assert {one[0], two[0]} == {"gw0", "gw1"}
+    assert one[1] != two[1]
+    assert gone(tag) == []
