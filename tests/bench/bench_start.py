@@ -1,106 +1,118 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How quickly a test has a guest: from its start to the first verified frame, and tests a minute.
 
-A test here is what a short one of a user is: a guest of 128 MiB with a swap disk goes on from its snapshot,
-with the card and the checker, captures one frame of 768x576 by USERPTR into it, compares all of it, and ends.
-The snapshot is made before, the first test is not counted: it starts the process that forks devices. Times
-are medians. The rate is that of two processes which do such tests one after another, as pytest-xdist would.
+Sessions of pytest are measured, with tests as users write them: each captures one frame of 768x576 by
+USERPTR, has all of it compared, and the card's DMA judged. Each asks for a fresh guest of 128 MiB, which goes
+on from its snapshot; ``shared`` tests all have one guest. The snapshot is there before. Times are medians
+over the tests of one process, without its first, which starts the process that forks devices. Rates are those
+of two workers of pytest-xdist, first tests included: all tests over the time from the first begin to the last
+end.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
+from typing import Any
+
+_TESTS = 15
+_ROOT = Path(__file__).parents[2]
+_DEADLINE = 600.0  # seconds for a session
+_CONFTEST = """
+import json
+import os
 import time
 from pathlib import Path
 
-from vcapdev.bt878.expected import expected_frame
-from vcapdev.progress import Silent
-from vcapdev.run.capture import EXPECT
-from vcapdev.run.nursery import warm
-from vcapdev.run.options import RunOptions
-from vcapdev.run.pair import Pair
-from vcapdev.run.prepare import Prepared, prepare
+import pytest
 
-_TESTS = 15
-_WORKERS = 2
-_CAPTURE = ["vcap-capture", "--frames", "1", "--buffers", "2", "--pool", "3", "--hold-ms", "0"]
-_CAPTURE += ["--expect", EXPECT]
-_OPTIONS = RunOptions(memory=128)
-_EXPECTED = ("PAL", "YUYV", 768, 576, "interlaced")
+TIMES = {}
+
+@pytest.fixture
+def times():
+    return TIMES
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    TIMES["begin"] = time.monotonic()
+    result = yield
+    TIMES["end"] = time.monotonic()
+    with Path("times", str(os.getpid())).open("a") as file:
+        file.write(json.dumps(TIMES) + "\\n")
+    return result
+"""
+_TEST = """
+import time
+from pathlib import Path
+
+import pytest
+import vcapdev
+
+def megabytes(pid):
+    "What a process takes, with its share of what it shares (proc(5), smaps_rollup)."
+    lines = Path(f"/proc/{{pid}}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
+
+@vcapdev.guest(memory="128M", fresh={fresh})
+@pytest.mark.parametrize("number", range({count}))
+def test_first_frame(guest, card, times, number):
+    times["ready"] = time.monotonic()
+    capture = guest.start_capture(frames=1, buffers=2, pool=3, hold=0)
+    capture.wait_frames(1)
+    times["verified"] = time.monotonic()
+    assert capture.wait().intact == 1
+    times["memory"] = sum(megabytes(pid) for pid in (guest._vm.pid, guest.device.pid))
+    card.dma.assert_clean(at_least=216)
+"""
 
 
 def measure() -> dict[str, float]:
-    """Medians in seconds, tests a minute, and megabytes of one guest with its card."""
-    prepared = prepare(_OPTIONS, Silent())
-    expected = expected_frame(*_EXPECTED).file()
-    one_test(prepared, expected)
-    tests = [one_test(prepared, expected) for _ in range(_TESTS)]
-    figures = {name: statistics.median(each[name] for each in tests) for name in tests[0]}
-    warm().close()  # the workers have their own
-    return figures | {"tests_a_minute": rate()}
-
-
-def one_test(prepared: Prepared, expected: bytes) -> dict[str, float]:
-    """When its guest was ready, when the first frame was verified, when all had ended; memory meanwhile."""
-    with tempfile.TemporaryDirectory(prefix="vcap-b-") as name:
-        begin = time.monotonic()
-        pair = Pair(_OPTIONS, prepared, Path(name))
-        try:
-            agent = pair.start()
-            ready = time.monotonic()
-            agent.push(expected, EXPECT)
-            lines: list[tuple[float, str]] = []
-            agent.run(_CAPTURE, on_stdout=lambda line: lines.append((time.monotonic(), line)))
-            verified, last = lines[-1]  # told behind the comparison
-            summary = json.loads(last)
-            status = pair.device.call("check-status")
-            if summary["intact"] != 1 or not status["pages_checked"] or status["verdicts"]:
-                raise RuntimeError(f"a test failed: {summary}, {status}")
-            memory = sum(_megabytes(pid) for pid in (pair.vm.pid, pair.device.pid) if pid is not None)
-        finally:
-            pair.stop()
-    end = time.monotonic()
+    """Medians in seconds, megabytes of one guest with its card, tests a minute."""
+    session(1)  # makes the snapshot, and what else the cache lacks
+    tests = sorted(session(_TESTS + 1), key=lambda each: each["begin"])[1:]
+    both = [(f"{name}tests_a_minute", rate(session(2 * _TESTS, "-n2", fresh=not name)))
+            for name in ("", "shared_")]  # fmt: skip
     return {
-        "guest_ready": ready - begin,
-        "first_frame": verified - begin,
-        "whole_test": end - begin,
-        "memory_mb": memory,
-    }
+        "guest_ready": statistics.median(each["ready"] - each["begin"] for each in tests),
+        "first_frame": statistics.median(each["verified"] - each["begin"] for each in tests),
+        "whole_test": statistics.median(each["end"] - each["begin"] for each in tests),
+        "memory_mb": statistics.median(each["memory"] for each in tests),
+    } | dict(both)
 
 
-def _megabytes(pid: int) -> float:
-    """What a process takes, with its share of what it shares (proc(5), smaps_rollup)."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
+def rate(tests: list[dict[str, float]]) -> float:
+    """Tests a minute."""
+    span = max(each["end"] for each in tests) - min(each["begin"] for each in tests)
+    return 60 * len(tests) / span
 
 
-def rate() -> float:
-    """Tests a minute of two processes."""
-    context = multiprocessing.get_context("spawn")
-    start = context.Barrier(_WORKERS + 1)
-    workers = [context.Process(target=_work, args=(start,)) for _ in range(_WORKERS)]
-    for worker in workers:
-        worker.start()
-    start.wait()
-    begin = time.monotonic()
-    for worker in workers:
-        worker.join()
-    if any(worker.exitcode for worker in workers):
-        raise RuntimeError("a worker failed")
-    return 60 * _WORKERS * _TESTS / (time.monotonic() - begin)
+def session(count: int, *options: str, fresh: bool = True) -> list[dict[str, Any]]:
+    """When each test of a session began, had its guest, had its frame verified, and had ended; and memory.
 
-
-def _work(start: multiprocessing.synchronize.Barrier) -> None:
-    prepared, expected = prepare(_OPTIONS, Silent()), expected_frame(*_EXPECTED).file()
-    one_test(prepared, expected)
-    start.wait()
-    for _ in range(_TESTS):
-        one_test(prepared, expected)
+    :raise RuntimeError: a test failed: there is no figure then.
+    """
+    with tempfile.TemporaryDirectory(prefix="vcap-b-") as name:
+        place = Path(name)
+        (place / "times").mkdir()
+        (place / "conftest.py").write_text(_CONFTEST)
+        (place / "test_start.py").write_text(_TEST.format(count=count, fresh=fresh))
+        words = ["-m", "pytest", "-q", "-p", "vcapdev.testing.plugin", "-p", "no:cacheprovider", *options]
+        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
+        done = subprocess.run(
+            [sys.executable, *words], cwd=place, env={**os.environ, "PYTHONPATH": path}, text=True,
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=_DEADLINE, check=False,
+        )  # fmt: skip
+        lines = [line for file in (place / "times").iterdir() for line in file.read_text().splitlines()]
+    if done.returncode or len(lines) != count:
+        raise RuntimeError(f"a session failed: {done.stdout}{done.stderr}")
+    return [json.loads(line) for line in lines]
 
 
 if __name__ == "__main__":
     for name, value in measure().items():
-        print(f"{name:20} {value:8.2f}")
+        print(f"{name:22} {value:8.2f}")

@@ -76,6 +76,25 @@ def test_five(guest): pass
     assert len(fakepair.STOPS) == 3
 
 
+def test_a_guest_in_the_way_of_a_fresh_one_is_ended_before_the_next_test_begins(run) -> None:
+    result = run("""
+import fakepair
+
+pytestmark = vcapdev.guest(fresh=True)
+
+@pytest.fixture
+def stops(): return len(fakepair.STOPS)
+
+def test_one(stops, guest): assert stops == 0
+def test_two(stops, guest): assert stops == 1
+@vcapdev.guest(fresh="wrong")
+def test_three(guest): pass
+def test_four(stops, guest): assert stops == 2
+""")
+    result.assert_outcomes(passed=3, errors=1)
+    assert len(fakepair.BOOTS) == len(fakepair.STOPS) == 3
+
+
 def test_a_dead_guest_costs_one_test_and_the_next_gets_a_fresh_one(run) -> None:
     result = run("""
 def test_one(guest): guest.run("panic")

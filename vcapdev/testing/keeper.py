@@ -71,6 +71,11 @@ class Keeper:
                 del self._guests[machine]
             self._end(guest)
 
+    def expect(self, config: GuestConfig) -> None:
+        """The next test wants this: a guest that would only be ended at its start is ended now."""
+        if config.fresh and config.machine in self._guests:
+            self._end(self._guests.pop(config.machine))
+
     def strays(self, *, heard: bool = False) -> list[Complaint]:
         """What came when no test had the guest that says it; each is given once.
 
