@@ -319,7 +319,7 @@ def test_missing_tools_are_named_before_anything_is_fetched(
     fill(repository)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
-        SetupError, match=r"lacks apt-get, dpkg-deb, .* run '.*apt-get install apt dpkg gpgv'"
+        SetupError, match=r"lacks apt-get, dpkg-deb, .* run '.*apt-get install apt dpkg gpgv['\"]"
     ):
         resolve(SMALL, Cache(), Silent())
 

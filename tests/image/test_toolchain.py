@@ -68,14 +68,41 @@ def test_the_machines_gcc_is_taken_by_its_version(tmp_path: Path, monkeypatch: p
     assert host_compiler("gcc-10") is None
 
 
-def test_build_tools_that_need_another_c_library_are_found_out(tmp_path: Path) -> None:
-    kbuild = tmp_path / "usr/lib/linux-kbuild-6.1/scripts"
-    assert not tools_run(tmp_path)
-    script(kbuild / "mod/modpost", "exit 1")
-    script(kbuild / "basic/fixdep", "echo usage >&2; exit 1")
+def needs_library(program: Path, version: str) -> Path:
+    """A program that needs ``version`` of a symbol in a library beside it; the library."""
+    program.parent.mkdir(parents=True, exist_ok=True)
+    library, script = program.with_name("libelf-of-tests.so"), program.with_name("versions")
+    script.write_text(f"{version} {{ global: elf; local: *; }};")
+    define = [f"-Wl,--version-script={script}", f"-Wl,-soname,{library.name}"]
+    build(["-shared", "-fPIC", *define, "-o", library], "int elf(void) { return 0; }")
+    search = ["-L", library.parent, f"-l:{library.name}", f"-Wl,-rpath,{library.parent}"]
+    build(["-o", program, "-x", "c", "-", *search], "int elf(void); int main(void) { return elf(); }")
+    return library
+
+
+def build(options: list[str | Path], source: str) -> None:
+    stdin = [] if "-" in options else ["-x", "c", "-"]
+    subprocess.run(["gcc", *options, *stdin], input=source, text=True, check=True)
+
+
+def test_build_tools_that_lack_a_library_are_found_out(tmp_path: Path) -> None:
+    """Also where the tool that is called is fine, and starts another one that is not (objtool since 6.9)."""
+    kbuild = tmp_path / "usr/lib/linux-kbuild-6.1"
+    assert not tools_run(tmp_path), "there are none"
+    library = needs_library(kbuild / "tools/objtool/objtool.real-x86", "ELF_1.0")
+    script(kbuild / "tools/objtool/objtool", "exit 1")
     assert tools_run(tmp_path)
-    said = "fixdep: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found"
-    script(kbuild / "basic/fixdep", f"cat >&2 <<'E'\n{said}\nE\nexit 1")
+    library.unlink()
+    assert not tools_run(tmp_path)
+
+
+def test_build_tools_that_need_a_newer_library_are_found_out(tmp_path: Path) -> None:
+    """As tools of a later suite need a later C library."""
+    program = tmp_path / "usr/lib/linux-kbuild-6.1/scripts/basic/fixdep"
+    library = needs_library(program, "ELF_2.0")
+    older = needs_library(tmp_path / "elsewhere/fixdep", "ELF_1.0")
+    assert tools_run(tmp_path)
+    older.replace(library)
     assert not tools_run(tmp_path)
 
 

@@ -30,10 +30,6 @@ from vcapdev.progress import Progress
 _CC_TEXT = re.compile(r'^CONFIG_CC_VERSION_TEXT="(.*)"', re.M)
 _LOADERS = ("lib64/ld-linux-x86-64.so.2", "usr/lib64/ld-linux-x86-64.so.2")
 _LIBRARY_DIRS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
-#: The tools of a header package that every module build runs.
-_TOOLS = ("scripts/basic/fixdep", "scripts/mod/modpost", "tools/objtool/objtool", "scripts/genksyms/genksyms")
-#: What the loader says when a program does not fit this machine.
-_HOST_HINTS = ("error while loading shared libraries", "version `")
 
 
 @dataclass(frozen=True)
@@ -112,17 +108,22 @@ def host_compiler(name: str) -> tuple[str, str] | None:
 def tools_run(headers: Path) -> bool:
     """Whether this machine's C library and libraries can run the tools of the header packages."""
     kbuild = next(iter(sorted((headers / "usr/lib").glob("linux-kbuild-*"))), None)
-    present = [kbuild / tool for tool in _TOOLS if (kbuild / tool).is_file()] if kbuild else []
-    return bool(present) and all(_starts(tool) for tool in present)
+    return kbuild is not None and all(_loads(program) for program in _programs(kbuild))
 
 
-def _starts(tool: Path) -> bool:
-    """Started without work to do, a tool complains; the loader's complaint is another one."""
+def _loads(program: Path) -> bool:
+    """Whether all libraries are there, and new enough: the loader lists them and starts nothing (ld.so(8)).
+
+    To start the program would tell less: some of the tools start another one.
+    """
+    listing = {"PATH": os.environ.get("PATH", os.defpath), "LD_TRACE_LOADED_OBJECTS": "1"}
     try:
-        result = subprocess.run([tool], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30)
+        result = subprocess.run(
+            [program], env=listing, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return not any(hint in result.stderr for hint in _HOST_HINTS)
+    return result.returncode == 0 and "not found" not in result.stdout + result.stderr
 
 
 def _output(argv: list[str]) -> str:
