@@ -8,6 +8,8 @@ script can ask. Its end (Ctrl-D) is the end of the look.
 from __future__ import annotations
 
 import code
+import curses
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,7 +17,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import drgn
-import drgn.cli
 from drgn import Object, Program
 
 from vcapdev.evidence.bindings import Bindings
@@ -36,22 +37,40 @@ def open_prompt(program: Program, bindings: Bindings, banner: str) -> bool:
 
     :return: False when they left by ``exit()``: then what was looked at shall end, too.
     """
-    names = bindings.names()
+    names, cli = bindings.names(), _drgns_cli()
     with _interruptible():
         try:
             if sys.stdin.isatty():
-                drgn.cli.run_interactive(
+                cli.run_interactive(
                     program,
                     banner_func=lambda _: f"{banner}\nBesides drgn's own: {', '.join(names)}.",
                     globals_func=lambda own: {**own, **names},
                 )
             else:
-                _run_script(program, {**drgn.cli.default_globals(program), **names}, banner)
+                _run_script(program, {**cli.default_globals(program), **names}, banner)
         except SystemExit:
             return False
         finally:
             sys.stdout.flush()
     return True
+
+
+def _drgns_cli() -> Any:
+    """drgn's module for prompts, which chooses the kind of prompt when it is imported."""
+    if not _can_edit():
+        os.environ["PYTHON_BASIC_REPL"] = "1"  # heeded by drgn, as by Python itself
+    import drgn.cli
+
+    return drgn.cli
+
+
+def _can_edit() -> bool:
+    """Whether the terminal can do what the prompt of Python 3.13 takes for granted; TERM=dumb cannot."""
+    try:
+        curses.setupterm(fd=sys.stdout.fileno())
+        return all(curses.tigetstr(name) for name in ("bel", "clear", "cup", "el"))
+    except (curses.error, OSError, ValueError):
+        return False
 
 
 def _run_script(program: Program, names: dict[str, Any], banner: str) -> None:
