@@ -66,7 +66,7 @@ def test_first_frame(guest, card, times, number):
     capture.wait_frames(1)
     times["verified"] = time.monotonic()
     assert capture.wait().intact == 1
-    times["memory"] = sum(megabytes(pid) for pid in (guest._vm.pid, guest.device.pid))
+    times["memory"] = sum(megabytes(pid) for pid in (guest.vm.pid, guest.device.pid))
     card.dma.assert_clean(at_least=216)
 """
 

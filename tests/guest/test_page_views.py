@@ -7,7 +7,8 @@ Also with address-space randomisation, which only a guest booted from its compre
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from guest_ram import memory_of
 from numpy.typing import NDArray
 
+import vcapdev
 from vcapdev.errors import ExitStatus
 from vcapdev.guestmm.kernel import Kernel, attach
 from vcapdev.guestmm.owners import find_owners, swap_offset
@@ -28,32 +30,26 @@ from vcapdev.image.programs import build_programs
 from vcapdev.progress import Silent
 from vcapdev.run.command import finish
 from vcapdev.run.options import RunOptions
-from vcapdev.run.prepare import Prepared, prepare
+from vcapdev.run.prepare import Prepared
 from vcapdev.run.screen import Screen
 from vcapdev.run.session import Session
-from vcapdev.vm.machine import Vm
+from vcapdev.testing import Guest
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, vcapdev.guest(swap="disk")]
 
 RECIPES = ("bullseye-5.10", "bookworm-6.1", "trixie-6.12", "trixie-7.3")
-Boot = Callable[..., Vm]
+EVERY_KERNEL = pytest.mark.parametrize(
+    "kernel", [pytest.param(name, marks=vcapdev.guest(kernel=name)) for name in RECIPES], indirect=True
+)
 
 # Documentation/admin-guide/mm/pagemap.rst
 SLAB, BUDDY, ANON, SWAPBACKED, HEAD, TAIL, TABLE, RESERVED = 7, 10, 12, 14, 15, 16, 26, 32
 DEFAULT_VMEMMAP = -(0x160000000000)  # 0xffffea0000000000, Documentation/x86/x86_64/mm.rst
 
 
-@pytest.fixture(scope="module", params=RECIPES)
-def guest(request: pytest.FixtureRequest, boot_of: Boot) -> Iterator[Vm]:
-    """A guest of each kernel in turn, with swap."""
-    made = boot_of(prepare(RunOptions(kernel=request.param), Silent()), swap="zram:128")
-    yield made
-    made.stop()
-
-
-@pytest.fixture(scope="module")
-def kernel(bare: Vm) -> Iterator[Kernel]:
-    with memory_of(bare) as memory:
+@pytest.fixture
+def kernel(guest: Guest) -> Iterator[Kernel]:
+    with memory_of(guest.vm) as memory:
         yield attach(memory)
 
 
@@ -63,15 +59,13 @@ def look(kernel: Kernel, *pfns: int) -> PageFacts:
     return pages.facts()
 
 
-def test_pages_of_a_program(bare: Vm, kernel: Kernel) -> None:
+@EVERY_KERNEL
+def test_pages_of_a_program(guest: Guest, kernel: Kernel) -> None:
     """Kind, map count and owner of a few pages that are known to the byte."""
-    assert bare.agent is not None
-    path = build_programs(["vcap-pages"], Silent(), sources=Path(__file__).parent / "src")["vcap-pages"]
-    bare.agent.push(path, "/tmp/vcap-pages", mode=0o755)
     lines: list[list[str]] = []
-    process = bare.agent.spawn(["/tmp/vcap-pages"], on_stdout=lambda line: lines.append(line.split()))
+    process = guest.spawn([program(guest, "vcap-pages")], on_stdout=lambda line: lines.append(line.split()))
     try:
-        bare.agent.wait_for(lambda: bool(lines) and lines[-1][0] == "ready", 60, "the pages")
+        guest.wait(lambda: bool(lines) and lines[-1][0] == "ready", 60, "the pages")
         told = {name: tuple(map(int, rest)) for name, *rest in lines}
         pid = told.pop("ready")[0]
         swapped = told.pop("swapped")
@@ -113,25 +107,38 @@ def swap_entry(kernel: Kernel, vma: int, address: int) -> tuple[int, int]:
     return entry >> 59, swap_offset(entry)
 
 
-def words(bare: Vm, path: str) -> NDArray[np.uint64]:
-    assert bare.agent is not None
-    data = bare.agent.pull(path)
-    return np.frombuffer(data[: len(data) // 8 * 8], dtype=np.uint64)
+def program(guest: Guest, name: str) -> str:
+    """Build a program of src/ beside this file, and put it into the guest: its path there."""
+    path = build_programs([name], Silent(), sources=Path(__file__).parent / "src")[name]
+    guest.push(path, f"/tmp/{name}", mode=0o755)
+    return f"/tmp/{name}"
 
 
-def test_all_pages_of_the_guest(bare: Vm, kernel: Kernel) -> None:
+def seen_between(
+    guest: Guest, kernel: Kernel, count: int
+) -> tuple[PageFacts, NDArray[np.uint64], NDArray[np.uint64]]:
+    """Our view of the first pages, and what the kernel said of them before and after."""
+    process = guest.spawn([program(guest, "vcap-flags"), str(count)])
+    guest.wait(lambda: "once" in process.stdout or process.status is not None, 60, "the first reading")
+    facts = look(kernel, *range(count))
+    process.kill(signal.SIGUSR1)
+    assert process.wait(60).status == 0, process.stderr
+    before, after = np.frombuffer(guest.pull("/tmp/flags"), dtype=np.uint64).reshape(2, count)
+    return facts, before, after
+
+
+@EVERY_KERNEL
+def test_all_pages_of_the_guest(guest: Guest, kernel: Kernel) -> None:
     """What the kernel calls free, slab, page table, reserved or anonymous is that for the checker, too.
 
     Pages that change between two readings of the kernel's file are left out.
     """
-    before = words(bare, "/proc/kpageflags")
-    count = min(len(before), kernel.vmemmap.pages)
-    facts = look(kernel, *range(count))
-    after = words(bare, "/proc/kpageflags")[:count]
+    count = kernel.vmemmap.pages
+    facts, before, after = seen_between(guest, kernel, count)
     kinds = np.array(page_kinds(kernel, facts))
     anon = np.char.startswith(kinds, "anonymous")
     asked = sum(1 << bit for bit in (SLAB, BUDDY, ANON, HEAD, TAIL, TABLE, RESERVED))
-    steady = (before[:count] & np.uint64(asked)) == (after & np.uint64(asked))
+    steady = (before & np.uint64(asked)) == (after & np.uint64(asked))
     assert np.count_nonzero(steady) > count * 0.9
     slab = (after >> np.uint64(SLAB) & np.uint64(1)) != 0
     for bits, ours, least in (

@@ -3,17 +3,13 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-
 import pytest
 
+import vcapdev
 from vcapdev.gallery.scene import Picture
 from vcapdev.gallery.stage import expected_file
 from vcapdev.run.capture import EXPECT
-from vcapdev.run.options import RunOptions
-from vcapdev.run.pair import Pair
-from vcapdev.run.prepare import Prepared
+from vcapdev.testing import Card, Guest
 
 pytestmark = pytest.mark.guest
 
@@ -21,40 +17,36 @@ CAPTURE = ("vcap-scene", "--expect", EXPECT, "--frames", "8")
 DEADLINE = 120.0
 
 
-def test_the_checker_finds_the_kernel_that_was_booted_anew(prepared: Prepared, tmp_path: Path) -> None:
-    pair = Pair(RunOptions(cold=True, memory=256, clock="fast"), prepared, tmp_path)
-    try:
-        agent = pair.start()
+@vcapdev.guest(cold=True, swap="disk", clock="fast")
+def test_the_checker_finds_the_kernel_that_was_booted_anew(guest: Guest, card: Card) -> None:
+    vm, device = guest.vm, guest.device.pid
 
-        def judged() -> int:
-            """Pages of a capture, all of them judged."""
-            before = pair.device.call("check-status")["pages_checked"]
-            agent.push(expected_file(Picture()), EXPECT)
-            assert agent.run(CAPTURE, timeout=DEADLINE).status == 0
-            status = pair.device.call("check-status")
-            assert (status["attached"], status["verdicts"], status["unchecked_writes"]) == (True, {}, 0)
-            return int(status["pages_checked"] - before)
+    def judged() -> int:
+        """Pages of a capture, all of them judged."""
+        before = card.dma.pages_checked
+        guest.push(expected_file(Picture()), EXPECT)
+        assert guest.run(CAPTURE, timeout=DEADLINE).status == 0
+        status = card.dma.status
+        assert (status["attached"], status["verdicts"], status["unchecked_writes"]) == (True, {}, 0)
+        return card.dma.pages_checked - before
 
-        def reset() -> bool:
-            pair.vm.qmp.poll()
-            return any(event["event"] == "RESET" for event in pair.vm.qmp.events)
+    def reset() -> bool:
+        vm.qmp.poll()
+        return any(event["event"] == "RESET" for event in vm.qmp.events)
 
-        def wait_attached(wanted: bool) -> None:
-            end = time.monotonic() + DEADLINE
-            while pair.device.call("check-status")["attached"] != wanted:
-                assert time.monotonic() < end, f"{wanted=}: {pair.device.call('check-status')['why_not']}"
-                agent.pump(0.1)
+    def wait_attached(wanted: bool) -> None:
+        guest.wait(lambda: card.dma.status["attached"] == wanted, DEADLINE, f"the checker, {wanted=}")
 
-        pages = judged()
-        assert pages >= 8
-        pair.vm.qmp.execute("set-action", {"reboot": "reset"})
-        pair.vm.watch.qmp = None  # which takes a reset for a crash
-        agent.hello = None
-        agent.spawn(["reboot", "-f"])
-        agent.wait_for(reset, DEADLINE, "the reset")
-        wait_attached(False)  # the old kernel is forgotten
-        agent.greet(DEADLINE)
-        wait_attached(True)
-        assert judged() == pages
-    finally:
-        pair.stop()
+    pages = judged()
+    assert pages >= 8
+    vm.qmp.execute("set-action", {"reboot": "reset"})
+    vm.watch.qmp = None  # which takes a reset for a crash
+    vm.agent.hello = None
+    vm.agent.spawn(["reboot", "-f"])
+    guest.wait(reset, DEADLINE, "the reset")
+    wait_attached(False)  # the old kernel is forgotten
+    vm.agent.greet(DEADLINE)
+    wait_attached(True)
+    assert judged() == pages
+    assert guest.device.pid == device
+    guest.stop()  # nobody would notice a crash of it any more

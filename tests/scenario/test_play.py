@@ -339,6 +339,20 @@ def test_a_guest_that_answers_no_more_is_no_red_driver(tmp_path: Path) -> None:
     assert played(tmp_path, guest).status == Status.ERROR
 
 
+def test_programs_that_do_not_end_prove_nothing(tmp_path: Path) -> None:
+    """They hang in the kernel: the guest is of no use any more."""
+    guest = Guest(fine)
+
+    def end() -> None:
+        guest.state = State.CRASHED
+        raise GuestTimeoutError("waited 60 s for the test's programs to end")
+
+    guest.end = end  # type: ignore[method-assign]
+    result = played(tmp_path, guest)
+    assert (result.status, result.exit_status) == (Status.ERROR, ExitStatus.GUEST)
+    assert "programs to end" in result.failures[0].text
+
+
 def test_an_oops_is_known_by_its_function(tmp_path: Path) -> None:
     """Two faults of one sort in two functions are two findings."""
     result = played(tmp_path, Guest(raising(OOPS)))

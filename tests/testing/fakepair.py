@@ -9,7 +9,8 @@ What a "command" does in this guest:
 ``panic``          the kernel panics, and the guest is gone
 ``finding RULE``   the card breaks a rule
 ``die``            QEMU ends
-``hang``           never ends
+``hang``           never ends, but is killed
+``stuck``          never ends
 """
 
 from __future__ import annotations
@@ -145,7 +146,8 @@ class FakeProcess:
         self.stderr = "" if result is None else result.stderr
 
     def kill(self, number: int = 15) -> None:
-        self.status = -number if self.status is None else self.status
+        if self.status is None and self.argv[-1] != "stuck":
+            self.status = -number
 
 
 class FakeAgent:
@@ -200,7 +202,7 @@ class FakeAgent:
 
     def _perform(self, command: str) -> Result | None:
         word, _, rest = command.partition(" ")
-        if word == "hang":
+        if word in ("hang", "stuck"):
             return None
         if word == "kernel":
             for line in rest.split("\\n"):

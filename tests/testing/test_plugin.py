@@ -133,6 +133,29 @@ class TestPanics:
     assert len(fakepair.STOPS) == 2
 
 
+def test_a_program_that_cannot_be_killed_costs_one_test(run) -> None:
+    result = run("""
+def test_one(guest): guest.spawn("stuck")
+def test_two(guest): assert guest.run("say here").lines == ["here"]
+""")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["the guest died: waited 60 s for the test's programs to end; *"])
+    assert len(fakepair.BOOTS) == 2
+
+
+def test_a_test_may_end_its_guest(run) -> None:
+    result = run("""
+def test_one(guest): guest.transition("off")
+def test_two(guest):
+    guest.run("finding not-pinned")
+    guest.stop()
+def test_three(guest): assert guest.run("say here").lines == ["here"]
+""")
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["*the card's DMA, which the test did not look at: 1 finding came:"])
+    assert len(fakepair.BOOTS) == 3
+
+
 def test_a_warning_fails_the_test_in_which_it_came_and_no_other(run) -> None:
     result = run("""
 def test_before(guest): pass

@@ -194,8 +194,12 @@ class _Run:
 
     def _judge(self) -> None:
         test, guest = self._test, self._guest
-        with suppress(GuestError):
+        lived = guest.state is State.SHELL
+        try:
             guest.end()
+        except GuestError as error:
+            if lived:
+                self._failed(error)
         self._complaints()
         self._findings()
         log = checks.of_log(guest.dmesg(), test.expect.log_has, test.expect.log_lacks)

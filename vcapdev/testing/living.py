@@ -27,7 +27,7 @@ from vcapdev.testing.complaints import Complaint, expected, unexpected
 from vcapdev.testing.config import GuestConfig
 from vcapdev.testing.opening import GuestPair, Opened, Opener, open_pair
 from vcapdev.testing.states import State, StateMachine
-from vcapdev.vm.agent import Agent, AgentError, AgentGoneError, Process
+from vcapdev.vm.agent import Agent, AgentError, AgentGoneError, GuestTimeoutError, Process
 from vcapdev.vm.console import ConsoleTail
 from vcapdev.vm.watch import GuestCrash
 
@@ -165,7 +165,8 @@ class LivingGuest:
         :raise GuestError: the guest has died meanwhile.
         """
         try:
-            self._finish()
+            if self.state is not State.OFF:  # which is where a test may have brought it
+                self._finish()
         finally:
             self._judged = len(self.complaints)
 
@@ -189,7 +190,11 @@ class LivingGuest:
         with self._asked():
             for process in [each for each in self._processes if each.status is None]:
                 process.kill(signal.SIGKILL)
-            self._until(lambda: not self._busy(), _COMMAND, "the test's programs to end")
+            try:
+                self._until(lambda: not self._busy(), _COMMAND, "the test's programs to end")
+            except GuestTimeoutError as error:
+                self._note_death(error)  # it hangs in the kernel: nobody waits for it a second time
+                raise
             self.hear_out()
 
     def hear_out(self) -> None:
@@ -288,6 +293,11 @@ class LivingGuest:
     def device(self) -> DeviceProcess:
         """The card's process."""
         return self._device
+
+    @property
+    def vm(self) -> WatchedVm:
+        """QEMU with the guest in it: agent, QMP, process id. What is done with it goes past this object."""
+        return self._vm
 
     def has_device_files(self) -> bool:
         """Whether the driver has made /dev/video0 and /dev/vbi0."""
