@@ -37,6 +37,7 @@ def test_the_checker_finds_the_kernel_that_was_booted_anew(guest: Guest, card: C
     def wait_attached(wanted: bool) -> None:
         guest.wait(lambda: card.dma.status["attached"] == wanted, DEADLINE, f"the checker, {wanted=}")
 
+    assert vm.config.snapshot is None  # cold is cold
     pages = judged()
     assert pages >= 8
     vm.qmp.execute("set-action", {"reboot": "reset"})

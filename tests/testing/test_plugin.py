@@ -325,10 +325,27 @@ def test_the_kernel_of_tests_that_name_none(run, pytester: pytest.Pytester) -> N
     assert [config.kernel for config in fakepair.BOOTS] == ["bullseye-5.10", "bookworm-6.1"]
 
 
+def test_a_session_can_boot_its_guests_afresh(run) -> None:
+    text = """
+def test_one(guest): assert guest.config.cold
+@vcapdev.guest(clock="fast")
+def test_two(guest): assert guest.config.cold
+@vcapdev.guest(cold=False)
+def test_three(guest): assert not guest.config.cold
+"""
+    run(text, "--cold").assert_outcomes(passed=3)
+    assert [config.run_options().cold for config in fakepair.BOOTS] == [True, False]
+    fakepair.BOOTS.clear()
+    run("def test_one(guest): assert not guest.config.cold").assert_outcomes(passed=1)
+    assert [config.run_options().cold for config in fakepair.BOOTS] == [False]
+
+
 def test_the_marks_and_options_are_explained(run) -> None:
     shown = run("", "--markers").stdout.str()
     assert "@pytest.mark.vcapdev_guest(kernel, memory, swap, ...): @vcapdev.guest(...)" in shown
-    assert "--vcapdev-kernel" in run("", "--help").stdout.str()
+    shown = run("", "--help").stdout.str()
+    assert "--vcapdev-kernel" in shown
+    assert "--cold" in shown
 
 
 def test_a_sweep_runs_each_fault_at_each_of_its_points(run) -> None:
