@@ -130,6 +130,7 @@ class Keeper:
     def __init__(self, guest: Guest | Exception) -> None:
         self._guest = guest
         self.trusted: bool | None = None
+        self.late: list[Complaint] = []
 
     def lease(self, config: Any, name: str = "") -> Any:
         if isinstance(self._guest, Exception):
@@ -138,6 +139,9 @@ class Keeper:
 
     def give_back(self, guest: Any, *, trusted: bool) -> None:
         self.trusted = trusted
+
+    def strays(self) -> list[Complaint]:
+        return self.late
 
 
 def made(directory: Path, text: str) -> Test:
@@ -312,6 +316,20 @@ def test_a_card_that_wrote_nothing_need_not_be_judged(tmp_path: Path) -> None:
     guest = Guest(fine)
     guest.card.dma.status = UNATTACHED
     assert played(tmp_path, guest).status == Status.PASS
+
+
+def test_what_comes_after_a_test_was_judged_is_its_failure_too(tmp_path: Path) -> None:
+    keeper = Keeper(Guest(fine))
+    keeper.late = [Complaint.of(OOPS)]
+    result = play(made(tmp_path, RUN), keeper)  # type: ignore[arg-type]
+    assert (result.status, [one.what for one in result.failures]) == (Status.FAIL, [What.KERNEL])
+    assert result.failures[0].text.startswith(
+        "after the test was judged: the guest's kernel complained (oops)"
+    )
+    keeper.late = [Complaint.found(verdict("not-pinned"))]  # type: ignore[arg-type]
+    for expect, whats in (("", [What.VERDICT]), ("expect: {also: not-pinned}\n", [])):
+        result = play(made(tmp_path, RUN + expect), keeper)  # type: ignore[arg-type]
+        assert [one.what for one in result.failures] == whats
 
 
 def test_a_reboot_forgets_no_finding(tmp_path: Path) -> None:

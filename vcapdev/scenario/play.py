@@ -12,8 +12,9 @@ import re
 import shlex
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from vcapdev.scenario.results import Failure, Status, TestResult, What, all_subt
 from vcapdev.scenario.steps import Player, StepError
 from vcapdev.scenario.timeline import collect, record
 from vcapdev.testing import judge
+from vcapdev.testing.complaints import Complaint
 from vcapdev.testing.config import GuestConfig
 from vcapdev.testing.guest import Guest
 from vcapdev.testing.keeper import Keeper
@@ -77,14 +79,27 @@ def play(test: Test, keeper: Keeper, settings: Settings | None = None) -> TestRe
     else:
         _Run(test, guest, settings, result).run()
         keeper.give_back(guest, trusted=not judge.spoilt(guest))
+        _late(test, keeper.strays(), result)
     result.seconds = round(time.monotonic() - begin, 3)
     _conclude(test, result)
     return result
 
 
-def _config(test: Test, settings: Settings) -> GuestConfig:
-    from dataclasses import replace
+def _late(test: Test, strays: Sequence[Complaint], result: TestResult) -> None:
+    """What came after the test was judged is its failure, too; findings by what it expects of them."""
+    expect = test.expect
+    for one in strays:
+        if one.finding and (expect.verdicts is None or one.kind in (*expect.verdicts, *expect.also)):
+            continue
+        text = f"after the test was judged: {replace(one, early=False).told}"
+        what = What.VERDICT if one.finding else What.KERNEL
+        key = (
+            f"verdict: {line(one.title, 190)}" if one.finding else _kernel_key(one.kind, one.title, one.text)
+        )
+        result.failures.append(Failure(what, key, text))
 
+
+def _config(test: Test, settings: Settings) -> GuestConfig:
     config = test.config()
     return replace(
         config, cold=config.cold or settings.cold, qemu_opts=(*config.qemu_opts, *settings.qemu_opts)

@@ -18,6 +18,7 @@ from vcapdev.vm.watch import GuestCrash
 _NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
 #: What ``vm.watch`` reports beside the kinds of the kernel log.
 _ENDS = ("reset", "shutdown")
+_CHECKER = "the checker found"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,12 @@ class Complaint:
     def found(cls, verdict: Verdict) -> Complaint:
         """A finding of the checker; its kind is the rule's name."""
         title, _, rest = verdict.splat.rstrip().partition("\n")
-        return cls(verdict.rule, title, rest, fatal=False, who="the checker found")
+        return cls(verdict.rule, title, rest, fatal=False, who=_CHECKER)
+
+    @property
+    def finding(self) -> bool:
+        """Whether the checker says it, and not the kernel."""
+        return self.who == _CHECKER
 
     @property
     def told(self) -> str:
