@@ -154,10 +154,13 @@ def test_one(guest):
     guest.run("kernel {WARNING}")
     guest.run("finding not-pinned")
     assert False
-def test_two(guest): pass
+def test_two(guest):
+    guest.run("kernel {WARNING}")
+    pytest.fail("by hand")
+def test_three(guest): pass
 """)
-    result.assert_outcomes(passed=1, failed=1)
-    assert len(fakepair.BOOTS) == 2
+    result.assert_outcomes(passed=1, failed=2)
+    assert len(fakepair.BOOTS) == 3
 
 
 def test_complaints_of_the_boot_are_the_first_tests_to_allow(run) -> None:

@@ -169,6 +169,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
             cut(error)
         raise
     except pytest.fail.Exception:
+        guest.late()
         _attach(item, guest)
         raise
 
