@@ -30,6 +30,7 @@ def test_scenarios_from_file_to_report(tmp_path: Path) -> None:
     captured = tests["capture-mmap"]
     assert captured["figures"]["pages judged"] >= 1000
     assert {"fields", "DMA", "interrupts"} <= {event["track"] for event in captured["timeline"]}
+    assert any(event["name"].startswith("W INT_STAT 0x") for event in captured["timeline"])
     assert [picture["title"].split(",")[0] for picture in captured["pictures"]] == [
         "frame 5",
         "page states under a frame",

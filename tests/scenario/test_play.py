@@ -103,7 +103,18 @@ class Guest:
             raise UsageError(f"{module} was built for 6.12.0, the guest is 6.1.0")
 
     def pressure(self, kind: str, every: str | None = None, **more: int) -> Any:
-        pressing.command(kind, every, 100, self.config.swap)
+        words = pressing.command(kind, every, 100, self.config.swap)
+        process = SimpleNamespace(status=None, stderr="", stdout="")
+
+        def spawn(_: list[str], line: Callable[[str], None]) -> Any:
+            for rounds in (1, 2):
+                line(f'{{"event": "progress", "rounds": {rounds}}}')
+            line("of no event")
+            return process
+
+        process.kill = lambda number: setattr(process, "status", 0)
+        counts = iter((100, 140))
+        return pressing.Pressure(words, spawn, lambda: None, lambda: next(counts))
 
     def start_capture(self, frames: int, **options: Any) -> Any:
         capture_options(frames, options)
@@ -176,6 +187,21 @@ def test_what_goes_well_passes(tmp_path: Path) -> None:
         ("run something", "pass", "fine")
     ]
     assert result.repeat.endswith("one.yaml -k =one --kernel bookworm-6.1")
+
+
+@pytest.mark.parametrize("well", [True, False])
+def test_pressure_is_on_the_timeline(tmp_path: Path, well: bool) -> None:
+    """How long it was on, what it did, and each time that it told of itself; also when a step in it fails."""
+    guest = Guest(fine if well else raising(GuestError("it broke")))
+    guest.config.swap = "disk"
+    text = "title: x\nswap: disk\nsteps:\n  - pressure: pageout\n    steps:\n      - run: something\n"
+    result = played(tmp_path, guest, text)
+    assert (result.status == Status.PASS) == well
+    whole, *told = [event for event in result.timeline if event.track == "pressure"]
+    assert (whole.name, whole.detail) == ("pressure pageout", "2 rounds, 40 pages swapped out")
+    assert whole.length > 0
+    assert [event.name for event in told] == ["progress: rounds 1", "progress: rounds 2"]
+    assert all(whole.begin <= event.begin <= whole.begin + whole.length for event in told)
 
 
 def test_the_command_that_repeats_it_has_its_modules(tmp_path: Path) -> None:

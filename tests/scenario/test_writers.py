@@ -18,9 +18,10 @@ import pytest
 from scenario_samples import HOSTILE, hostile, sample
 
 from vcapdev.errors import ExitStatus, UsageError
-from vcapdev.scenario import html, junit, ktap, ktapread, trace
+from vcapdev.scenario import html, junit, ktap, ktapread, svg, trace
 from vcapdev.scenario.plain import line, plain
-from vcapdev.scenario.results import Results, Status, TestResult, key_of, merged
+from vcapdev.scenario.results import Event, Results, Status, TestResult, key_of, merged
+from vcapdev.scenario.timeline import thinned
 
 GOLDEN = Path(__file__).parent / "golden"
 _FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u202e]")
@@ -206,6 +207,23 @@ def test_the_page_shows_what_a_reviewer_needs() -> None:
     assert "frame 0 at 0.001500 s" in text
     assert "&lt;b&gt;bold&lt;/b&gt;" in text
     assert "again: <code>vcapdev scenario storm.yaml</code>" in text
+    assert 'fill="#d22"><title>program 1 at 0.001800 s not-pinned, page unpinned</title>' in text
+    assert re.search(r'background:#d22"></span>judged bad<span class="box"[^>]*></span>pinned-anon', text)
+    for track in ("fields", "DMA", "registers", "interrupts", "pressure"):
+        assert re.search(rf'<text x="4" y="\d+">{track}</text>', text), track
+
+
+def test_what_was_judged_bad_is_drawn_however_much_there_is() -> None:
+    """A track of thousands of marks is thinned out; its red ones are not."""
+    events = [Event("DMA", f"program {at}", at, 0, "pinned-anon") for at in range(9000)]
+    for at in (1, 4501, 8998):
+        events[at].colour, events[at].detail = "fail", "not-pinned"
+    drawn = svg.timeline(TestResult("t", "k", timeline=events))
+    assert drawn.count('fill="#d22"') == 3
+    assert drawn.count("<rect") < 400
+    kept = thinned([Event("registers", str(at), at) for at in range(50)] + events, 20)
+    assert [event.name for event in kept if event.track == "registers"] == [str(at) for at in range(30, 50)]
+    assert [event.begin for event in kept if event.track == "DMA"] == [1, 4501, *range(8980, 9000)]
 
 
 # -- trace and JSON
@@ -213,6 +231,10 @@ def test_the_page_shows_what_a_reviewer_needs() -> None:
 
 def test_the_trace_is_what_perfetto_opens() -> None:
     """Complete events with times, instants with a scope, names for processes and threads."""
+    of_dma = [
+        one["name"] for one in json.loads(trace.write(sample()))["traceEvents"] if one.get("cat") == "DMA"
+    ]
+    assert of_dma == ["pinned-anon", "not-pinned, page unpinned"], "one name is one colour"
     for results in (sample(), hostile()):
         events = json.loads(trace.write(results))["traceEvents"]
         assert {event["ph"] for event in events} <= {"X", "i", "M"}

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from vcapdev.bt878.registers import IntStat
 from vcapdev.dma import Abort, Batch, Checkpoint
+from vcapdev.regs import RegisterFile
 from vcapdev.serve.timeline import Timeline
 
 
@@ -17,10 +19,16 @@ class Stand:
 
     def __init__(self) -> None:
         self.levels: list[bool] = []
-        self.chip: Any = SimpleNamespace(drive=self.levels.append, stats=SimpleNamespace(fields=7))
+        self.registers = RegisterFile([IntStat])
+        self.chip: Any = SimpleNamespace(
+            drive=self.levels.append, stats=SimpleNamespace(fields=7), registers=self.registers
+        )
+        self.tally: dict[str, int] = {}
         self.observers: list[Any] = []
         self.time = 5.0
-        self.timeline = Timeline(self.chip, self.observers, lambda: self.time, self.state_of)
+        self.timeline = Timeline(
+            self.chip, self.observers, lambda: self.time, self.state_of, lambda: dict(self.tally)
+        )
 
     @staticmethod
     def state_of(batch: Batch) -> str:
@@ -41,7 +49,7 @@ def test_what_the_card_does_is_recorded_with_its_time() -> None:
     """Transfers with the state of their page, fields, interrupts, findings."""
     stand = Stand()
     stand.timeline.start()
-    assert stand.observers == [stand.timeline]
+    assert stand.observers[-1] is stand.timeline, "behind the checker"
     stand.time = 5.25
     stand.timeline.after_write(batch(0x10040))
     stand.timeline.after_write(batch(0x20000))
@@ -93,10 +101,51 @@ def test_a_fault_in_the_interrupts_way_stays_there() -> None:
     assert stand.levels == [True]
 
 
+def test_register_accesses_are_told_by_name() -> None:
+    """And the log that people read meanwhile is the same as ever."""
+    stand = Stand()
+    stand.registers.write(0x100, 4, 1)
+    stand.timeline.start()
+    stand.time = 6.0
+    stand.registers.write(0x100, 4, 0x800)
+    stand.registers.read(0x100, 4)
+    stand.timeline.stop()
+    stand.registers.read(0x100, 4)
+    told = [(one["at"], one["track"], one["name"]) for one in stand.timeline.events()]
+    assert told == [
+        (1_000_000, "registers", "W INT_STAT 0x00000800 RISCI"),
+        (1_000_000, "registers", "R INT_STAT 0x00000000"),
+    ]
+    assert len(stand.registers.log) == 4
+
+
+def test_a_transfer_bears_the_verdict_that_was_given_for_it() -> None:
+    """Not one given before it, between two transfers; of fetches only the bad ones are kept."""
+    stand = Stand()
+    stand.tally = {"not-pinned": 3}
+    stand.timeline.start()
+    stand.tally = {"not-pinned": 3, "left-over": 1}  # by the checker's own look at pins
+    for observer in stand.observers:
+        observer.before_write(batch(0x10000))
+    stand.timeline.after_write(batch(0x10000))
+    stand.tally = {"not-pinned": 4, "left-over": 1, "free": 1}
+    stand.timeline.after_write(batch(0x11000))
+    stand.timeline.device_read(0x5000, 4, 0)
+    stand.tally = stand.tally | {"program-free": 1}
+    stand.timeline.device_read(0x5004, 4, 0)
+    stand.tally = {"free": 1}  # the checker was made anew
+    stand.timeline.after_write(batch(0x12000))
+    told = [(one["name"].split(":")[0], one["verdict"]) for one in stand.timeline.events()]
+    assert told == [
+        ("program 3", ""), ("program 3", "not-pinned, free"), ("fetched", "program-free"), ("program 3", ""),
+    ]  # fmt: skip
+
+
 def test_the_record_is_bounded() -> None:
-    """A long test keeps its newest events."""
+    """A long test keeps its newest events, and many of one kind leave those of others."""
     stand = Stand()
     stand.timeline.start()
     for _ in range(20_000):
-        stand.timeline.checkpoint(Checkpoint.REGISTER_WRITE)
-    assert len(stand.timeline.events()) < 10_000
+        stand.registers.write(0x100, 4, 1)
+    stand.timeline.checkpoint(Checkpoint.FIELD)
+    assert 1000 < len(stand.timeline.events()) < 10_000

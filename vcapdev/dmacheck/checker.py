@@ -73,6 +73,10 @@ class Checker:
         """All findings so far, the first of each kind with its count."""
         return self._court.verdicts
 
+    def tally(self) -> dict[str, int]:
+        """Findings by rule name, repetitions included."""
+        return self._court.counts()
+
     @property
     def attached(self) -> bool:
         """Whether the guest's kernel is known at this moment, beyond doubt."""

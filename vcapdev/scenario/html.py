@@ -9,7 +9,7 @@ from html import escape
 from vcapdev.report.states import colour_of
 from vcapdev.scenario.plain import plain
 from vcapdev.scenario.results import Picture, Results, Status, Subtest, TestResult
-from vcapdev.scenario.svg import timeline
+from vcapdev.scenario.svg import BAD_COLOUR, timeline
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/=]*\Z")
 _WORDS = {Status.PASS: "passed", Status.FAIL: "failed", Status.KNOWN: "known", Status.SKIP: "skipped",
@@ -135,8 +135,10 @@ def _fold(title: str, inside: str, shown: bool) -> str:
 
 def _legend(test: TestResult) -> str:
     states = dict.fromkeys(event.colour for event in test.timeline if event.colour and event.track == "DMA")
-    boxes = "".join(_box(state, state) for state in states)
-    return f"<p>DMA, by the state of the page: {boxes}</p>" if boxes else ""
+    bad = states.pop("fail", "") is None
+    boxes = f'<span class="box" style="background:{BAD_COLOUR}"></span>judged bad' if bad else ""
+    boxes += "".join(_box(state, state) for state in states)
+    return f"<p>DMA, by verdict, then by the state of the page: {boxes}</p>" if boxes else ""
 
 
 def _picture(picture: Picture) -> str:

@@ -32,7 +32,7 @@ from vcapdev.scenario.model import Test
 from vcapdev.scenario.plain import line
 from vcapdev.scenario.results import Failure, Status, TestResult, What, all_subtests, key_of
 from vcapdev.scenario.steps import Player, StepError
-from vcapdev.scenario.timeline import collect, record
+from vcapdev.scenario.timeline import collect, record, thinned
 from vcapdev.testing import judge
 from vcapdev.testing.complaints import Complaint
 from vcapdev.testing.config import GuestConfig
@@ -45,7 +45,7 @@ Json = dict[str, Any]
 
 _FIGURES = {"pages_checked": "pages judged", "writes": "DMA writes", "distinct_pages": "distinct pages"}
 _COUNTERS = ("fields", "frames", "interrupts", "handshake_timeouts", "late_fields", "lost_fields")
-_MOST_EVENTS = 1500  # of the timeline of a test that is not red
+_MOST_EVENTS = 1000  # of each track of the timeline of a test that is not red
 _MOST_TEXT = 200_000  # characters of an attachment
 
 _RIP = re.compile(r"RIP: [0-9a-f]+:([A-Za-z_][\w.]*)\+0x\S+( \[\w+\])?")
@@ -169,9 +169,9 @@ class _Run:
         except Exception as error:
             self._failed(error)
         self._figures()
-        result.timeline = collect(guest)
+        result.timeline = collect(guest, self._player.pressed)
         if not result.failures:
-            result.timeline = result.timeline[-_MOST_EVENTS:]
+            result.timeline = thinned(result.timeline, _MOST_EVENTS)
         if result.failures:
             result.texts += [
                 [title, text[-_MOST_TEXT:]] for title, text in judge.sections(guest) if title != "findings"

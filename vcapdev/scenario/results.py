@@ -84,7 +84,7 @@ class Event:
     name: str
     begin: int
     length: int = 0
-    colour: str = ""  # a page state, or ""
+    colour: str = ""  # a page state; "fail" of what was judged bad; or ""
     detail: str = ""
 
 

@@ -14,9 +14,10 @@ from vcapdev.scenario import checks, compliance, ktapread
 from vcapdev.scenario.language import Step
 from vcapdev.scenario.picture import Photographer
 from vcapdev.scenario.plain import line
-from vcapdev.scenario.results import Status, StepResult, Subtest
+from vcapdev.scenario.results import Event, Status, StepResult, Subtest
 from vcapdev.testing.capture import RunningCapture
 from vcapdev.testing.guest import Guest
+from vcapdev.testing.pressure import Pressure
 from vcapdev.vm.agent import Process
 
 _WAIT = 120.0  # seconds
@@ -32,13 +33,18 @@ class StepError(VcapdevError):
     """A step did not do what it must; the text says what."""
 
 
+def _usec(seconds: float) -> int:
+    return round(seconds * 1e6)
+
+
 class Player:
     """Plays steps in one guest.
 
     :param here: the scenario's directory, for files that it names.
     :param record: write baselines anew instead of comparing with them.
     :ivar before_reboot: is called before the guest, and what is known of it, is let go.
-    :ivar steps: what has been done so far; ``subtests``: tests of programs; ``captured``: if it captures.
+    :ivar steps: what has been done so far; ``subtests``: tests of programs; ``captured``: if it captures;
+        ``pressed``: memory pressure, for the timeline.
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class Player:
         self._left_out = 0
         self.steps: list[StepResult] = []
         self.subtests: list[Subtest] = []
+        self.pressed: list[Event] = []
         self.captured = False
         self.photos = Photographer(guest)
         self.before_reboot: Callable[[], None] = lambda: None
@@ -236,9 +243,22 @@ class Player:
     def do_pressure(self, step: Step) -> str:
         named = step.value if isinstance(step.value, dict) else {"kind": step.value}
         more = {"percent": named["percent"]} if "percent" in named else {}
-        with self.guest.pressure(named["kind"], named.get("every"), **more) as pressure:
-            self.play(step.steps)
+        pressure = self.guest.pressure(named["kind"], named.get("every"), **more)
+        begin = self.elapsed
+        try:
+            with pressure:
+                self.play(step.steps)
+        finally:
+            self._note_pressure(step.title, begin, pressure)
         return f"{pressure.rounds} rounds, {pressure.pages_out} pages swapped out"
+
+    def _note_pressure(self, title: str, begin: float, pressure: Pressure) -> None:
+        """For the timeline: how long it was on, and each time that it told of itself."""
+        length = self.elapsed - begin
+        told = f"{pressure.rounds} rounds, {pressure.pages_out} pages swapped out"
+        self.pressed.append(Event("pressure", title, _usec(begin), _usec(length), detail=told))
+        for at, words in pressure.told:
+            self.pressed.append(Event("pressure", words, max(0, _usec(at - self.begin))))
 
     def do_violation(self, step: Step) -> None:
         with self.card.expect_violation(*step.value, also=step.more.get("also", ())):

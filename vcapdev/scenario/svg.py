@@ -11,16 +11,17 @@ from vcapdev.scenario.plain import line
 from vcapdev.scenario.results import Event, StepResult, TestResult
 
 _WIDTH, _LEFT, _ROW, _GAP, _AXIS = 1100, 120, 12, 6, 18
-_MOST = 300  # marks of a track that are drawn; more would only be ink
+_MOST = 300  # marks of a track that are drawn; more would only be ink, but for what was judged bad
 _MOST_ROWS = 8
-_COLOURS = {"pass": "#3c9a4b", "fail": "#d22", "known": "#c80", "skip": "#888", "error": "#a2a"}
+BAD_COLOUR = "#d22"
+_COLOURS = {"pass": "#3c9a4b", "fail": BAD_COLOUR, "known": "#c80", "skip": "#888", "error": "#a2a"}
 _TRACKS = {
     "fields": "#4a78b5",
     "interrupts": "#c08a00",
     "registers": "#777",
     "guest log": "#444",
     "pressure": "#9a5fb5",
-    "findings": "#d22",
+    "findings": BAD_COLOUR,
 }
 
 
@@ -69,7 +70,8 @@ def _band(track: str, events: Sequence[Event], top: int, scale: float) -> tuple[
     rows: list[float] = []  # where each row is free again
     parts = []
     every = -(-len(events) // _MOST)
-    for event in events[::every]:
+    drawn = [event for at, event in enumerate(events) if at % every == 0 or event.colour == "fail"]
+    for event in drawn:
         x = _LEFT + event.begin * scale
         width = max(1.0, event.length * scale)
         row = next((at for at, free in enumerate(rows) if free <= x + 0.01), len(rows))

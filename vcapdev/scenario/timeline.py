@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A test's timeline: the card's own record and the guest's kernel log, in microseconds since its begin."""
+"""A test's timeline: the card's own record, the guest's kernel log and the pressure that was on, in
+microseconds since the test's begin.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +16,8 @@ from vcapdev.scenario.results import Event
 from vcapdev.testing.guest import Guest
 
 _LINE = re.compile(r"\[ *(\d+)\.(\d{6})\] (.*)")
-_MOST = 4000  # events of a track
+_MOST = 4000  # lines of the log
+BAD = "fail"  # the colour of what was judged bad
 
 Json = dict[str, Any]
 
@@ -24,17 +28,34 @@ def record(guest: Guest) -> None:
         guest.card.call("timeline", record=True)
 
 
-def collect(guest: Guest) -> list[Event]:
-    """All that is known; less where the guest or the device has died. The card records no more."""
+def collect(guest: Guest, pressed: Sequence[Event] = ()) -> list[Event]:
+    """All that is known; less where the guest or the device has died. The card records no more.
+
+    :param pressed: the memory pressure of the test.
+    """
     found: list[Event] = []
     with suppress(GuestError):
         found += _card(guest.card.call("timeline", record=False)["events"])
-    return [*found, *_log(guest)]
+    return [*found, *pressed, *_log(guest)]
+
+
+def thinned(events: Sequence[Event], most: int) -> list[Event]:
+    """The newest ``most`` events of each track, and all that tell of something bad, in the same order."""
+    left = Counter(event.track for event in events)
+    kept = []
+    for event in events:
+        if left[event.track] <= most or event.colour == BAD:
+            kept.append(event)
+        left[event.track] -= 1
+    return kept
 
 
 def _card(events: list[Json]) -> Iterator[Event]:
-    for one in events[-_MOST:]:
-        yield Event(str(one["track"]), str(one["name"]), max(0, int(one["at"])), 0, str(one["state"]))
+    for one in events:  # the card keeps no more of a track than it should
+        state, broken = str(one["state"]), str(one.get("verdict", ""))
+        detail = f"{broken}, page {state}" if broken and state else broken
+        colour = BAD if broken else state
+        yield Event(str(one["track"]), str(one["name"]), max(0, int(one["at"])), 0, colour, detail)
 
 
 def _log(guest: Guest) -> Iterator[Event]:

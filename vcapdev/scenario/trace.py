@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The timelines as one trace that Perfetto and Chrome's about:tracing open (the JSON "Trace Event Format").
 
-A test is a process, a track a thread of it; times are microseconds since the test's begin.
+A test is a process, a track a thread of it; times are microseconds since the test's begin. Perfetto gives
+what has one name one colour: a transfer is named after its verdict, or the state of its page.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ def _test(number: int, test: TestResult) -> Iterator[Json]:
         yield {"ph": "X", "pid": number, "tid": 1, "name": name, **span, "args": args}
     for event in test.timeline:
         tid = tracks.setdefault(event.track, len(tracks) + 1)
-        one: Json = {
-            "pid": number,
-            "tid": tid,
-            "name": line(event.name, 120),
-            "ts": event.begin,
-            "cat": event.track,
-        }
+        judged = event.track == "DMA" and event.colour
+        name = (event.detail if event.colour == "fail" else event.colour) if judged else event.name
+        one: Json = {"pid": number, "tid": tid, "name": line(name, 120), "ts": event.begin}
+        one["cat"] = event.track
         one |= {"ph": "X", "dur": event.length} if event.length else {"ph": "i", "s": "t"}
         if event.detail or event.colour:
             one["args"] = {"detail": line(event.detail), "state": event.colour}
+        if judged:
+            one["args"]["transfer"] = line(event.name)
+            one["cname"] = "terrible" if event.colour == "fail" else "good"  # Chrome's own names of colours
         yield one
     for name, tid in tracks.items():
         yield _meta(number, tid, "thread_name", line(name))

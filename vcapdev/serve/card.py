@@ -110,7 +110,9 @@ class Card:
         self.dma_log = DmaLog()
         observer: DmaObserver = self.checker if self.behind is None else self.behind.observe(self.checker)
         self.bus.observers += [observer, self.dma_log]
-        self.timeline = Timeline(self.chip, self.bus.observers, reactor.now, self._state_of)
+        self.timeline = Timeline(
+            self.chip, self.bus.observers, reactor.now, self._state_of, lambda: self.checker.tally()
+        )
         if self.behind is None:
             self.server.memory.subscribe(lambda: self.checker.memory_changed())
         self.server.on_connect = self._client_agreed

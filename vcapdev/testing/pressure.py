@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -27,6 +28,7 @@ NEEDS_SWAP = ("pageout", "hog")
 _HOG_PERCENT = 100  # of the available memory: the rest of it has to be swapped
 _EVERY = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s)\Z")
 _SCALE = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_MOST = 2000  # of what it told, the newest
 _BEGIN, _END = 30.0, 20.0  # seconds for the program to begin, and to end when told to
 
 Json = dict[str, Any]
@@ -70,6 +72,7 @@ class Pressure:
     :param spawn: starts the program in the guest; ``turn`` lets guest and card speak once.
     :param swapped: the guest's count of pages swapped out since its boot.
     :ivar rounds: how often it has acted so far; for "hog" how often it went over its memory.
+    :ivar told: what the program said of itself and when, in seconds of the monotonic clock.
     :ivar pages_out: pages that were swapped out while it was on, once it is off.
     """
 
@@ -84,6 +87,7 @@ class Pressure:
         self._process: Process | None = None
         self._before = 0
         self._told = False
+        self.told: deque[tuple[float, str]] = deque(maxlen=_MOST)
         self.rounds = 0
         self.pages_out = 0
 
@@ -107,6 +111,7 @@ class Pressure:
         if kind is not None:
             with suppress(GuestError):
                 self._end(process)
+                self.pages_out = self._swapped() - self._before
             return
         early = process.status is not None
         self._end(process)
@@ -125,6 +130,8 @@ class Pressure:
         with suppress(ValueError, TypeError, RecursionError):
             event = json.loads(text)
             self._told = True
+            words = (f"{name} {value}" for name, value in event.items() if name != "event")
+            self.told.append((time.monotonic(), f"{event.get('event')}: {', '.join(words)}"[:200]))
             self.rounds = max(self.rounds, int(event.get("rounds", event.get("passes", 0))))
 
     def _ended_early(self, process: Process) -> str:
