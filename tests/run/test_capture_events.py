@@ -103,3 +103,14 @@ def test_the_command_line() -> None:
     assert "--full-every 10 " in words(clock="fast")
     assert "--pool" not in words(io="mmap")
     assert "--format RGB4 --field top" in words(format="RGB4", field="top")
+
+
+def test_the_saved_frame_is_known_by_the_number_in_its_lines() -> None:
+    capture = Capture()
+    capture.line('{"event": "saved", "index": 0, "frame": 17}')
+    assert capture.saved == 17
+    for wrong in ('{"event": "saved", "index": 75}', '{"event": "saved", "frame": "x"}', '{"event": "saved"'):
+        capture.line(wrong)
+    assert capture.saved == 17
+    capture.line('{"event": "saved", "index": 75, "frame": 93}')
+    assert capture.saved == 93

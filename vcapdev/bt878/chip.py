@@ -20,14 +20,14 @@ from vcapdev.bt878.clock import Clock, Scheduler
 from vcapdev.bt878.decoder import Decoder
 from vcapdev.bt878.engine import Engine
 from vcapdev.bt878.fifo import Block, Fifo
-from vcapdev.bt878.frame import SentFrame, sent_frame
+from vcapdev.bt878.frame import Moved, SentFrame, sent_frame
 from vcapdev.bt878.gpio import Gpio
 from vcapdev.bt878.i2c import I2cBus, I2cController
 from vcapdev.bt878.output_registers import CapCtl
 from vcapdev.bt878.registers import REGISTERS, GpioDmaCtl, IntMask, IntStat, RiscStrtAdd
 from vcapdev.bt878.risc import Status
 from vcapdev.bt878.vbi import field_blocks
-from vcapdev.dma import Batch, Checkpoint, Origin
+from vcapdev.dma import Checkpoint, Origin
 from vcapdev.pci.busmaster import BusMaster
 from vcapdev.regs import RegisterFile
 
@@ -105,7 +105,7 @@ class Bt878:
         self._holding = False
         self._in_field = False  # between a field's beginning and its end
         self._field = 1  # so that the first to begin is odd
-        self._last: tuple[int, list[tuple[Block, Batch]]] | None = None
+        self.last_moved: tuple[int, Moved] | None = None  # number and parts of the last frame
         self.engine.may_interrupt = self._may_interrupt
         self.clock = Clock(
             scheduler, self._begin, self._end, self._period, lambda: self.engine.running, clock,
@@ -139,7 +139,7 @@ class Bt878:
             part.reset()
         self._switches = 0
         self._was_running = False
-        self._last = None
+        self.last_moved = None
         self._show_interrupt()
         self.clock.handler_done()
         self.bus.checkpoint(Checkpoint.RESET)
@@ -165,7 +165,7 @@ class Bt878:
 
     def last_frame(self) -> SentFrame | None:
         """The last frame of which anything was moved, once its second field has ended."""
-        return None if self._last is None else sent_frame(*self._last)
+        return None if self.last_moved is None else sent_frame(*self.last_moved)
 
     def inject_parity_error(self) -> None:
         """The engine's next fetch fails: RIPERR, and RISC_ENABLE is reset."""
@@ -310,5 +310,5 @@ class Bt878:
         self._stats.fields += 1
         if self._field and self.engine.moved:
             self._stats.frames += 1
-            self._last = self.frame, self.engine.moved
+            self.last_moved = self.frame, self.engine.moved
         self.bus.checkpoint(Checkpoint.FIELD)

@@ -13,6 +13,9 @@ from vcapdev.bt878.formats import format_of
 from vcapdev.bt878.pattern import KIND_VBI, Shot
 from vcapdev.dma import Batch
 
+#: The batches of a frame in the order in which they were moved, and what each is a part of.
+Moved = list[tuple[Block, Batch]]
+
 
 @dataclass(frozen=True, slots=True)
 class SentField:
@@ -43,7 +46,7 @@ class SentFrame:
     fields: tuple[SentField, ...]
 
 
-def sent_frame(number: int, moved: list[tuple[Block, Batch]]) -> SentFrame:
+def sent_frame(number: int, moved: Moved) -> SentFrame:
     """The frame that these batches made up."""
     blocks = list(dict.fromkeys(block for block, _ in moved))
     return SentFrame(

@@ -31,6 +31,7 @@ from vcapdev.dmacheck.examiner import Examiner
 from vcapdev.dmacheck.ground import Ground
 from vcapdev.dmacheck.hazards import Hazards
 from vcapdev.dmacheck.look import BatchPages
+from vcapdev.dmacheck.recent import Sight, states_in
 from vcapdev.dmacheck.rules import OUTSIDE_RAM, Rule
 from vcapdev.dmacheck.verdict import Verdict
 from vcapdev.guestmm.kernel import Kernel
@@ -143,10 +144,14 @@ class Checker:
         self._guard(self._hear_of_pins)
         return ground.pins.settle(ground.books.latest, final=final) if ground.pins is not None else {}
 
-    def page_states(self) -> dict[int, str]:
-        """State of each page of the last complete frame at its last look: page frame to a short word."""
+    def sight(self) -> Sight:
+        """What was seen of the pages of the last complete frame, for :meth:`page_states` at any time."""
+        return self._ground.recent.sight()
+
+    def page_states(self, sight: Sight | None = None) -> dict[int, str]:
+        """State of each page of a frame, by default the last, when last looked at: page frame to a word."""
         kernel = self._ground.kernel
-        return {} if kernel is None else self._ground.recent.states(kernel)
+        return {} if kernel is None else states_in(self.sight() if sight is None else sight, kernel)
 
     def state_of(self, batch: Batch) -> str:
         """The state that most pages of a batch were in when it was judged last; "" where it was not.

@@ -32,6 +32,7 @@ from vcapdev.dmacheck.domain import (
     Mapping,
     Moment,
 )
+from vcapdev.dmacheck.recent import Sight
 from vcapdev.dmacheck.rules import Rule
 from vcapdev.dmacheck.rules.dmaapi import (
     DMAAPI_RULES,
@@ -160,9 +161,9 @@ class BehindIommu:
 
     # What others ask.
 
-    def page_states(self) -> dict[int, str]:
+    def page_states(self, sight: Sight | None = None) -> dict[int, str]:
         """As the checker's, by bus page."""
-        states = self.checker.page_states()
+        states = self.checker.page_states(sight)
         if not self.domain.translating:
             return states
         pages = self.domain.bus_pages()

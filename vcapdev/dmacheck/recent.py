@@ -7,12 +7,14 @@ from collections import deque
 
 from vcapdev.dmacheck.look import BatchPages
 from vcapdev.guestmm.kernel import Kernel
-from vcapdev.guestmm.pages import PageSet, Pfns
+from vcapdev.guestmm.pages import PageFacts, PageSet, Pfns
 from vcapdev.guestmm.pageview import state_labels
 
 _MAX_BATCHES = 1024  # of one field
 _MAX_SETS = 64  # as many buffers as programs rotate over, and both fields of a frame write to the same
 _FIELDS_KEPT = 3  # the one under way and two complete ones: a frame
+
+Sight = list[PageFacts]
 
 
 class RecentFields:
@@ -36,15 +38,18 @@ class RecentFields:
         self._fields.clear()
         self._fields.append({})
 
-    def states(self, kernel: Kernel) -> dict[int, str]:
-        """State of each page of the last complete frame at its last thorough look."""
-        states: dict[int, str] = {}
-        for batches in list(self._fields)[:-1] or list(self._fields):
-            for pages in batches.values():
-                if pages.facts is not None:
-                    labels = state_labels(kernel, pages.facts)
-                    states.update(zip(pages.facts.pfn.tolist(), labels, strict=True))
-        return states
+    def sight(self) -> Sight:
+        """The last thorough looks at the pages of the last complete frame, in their order."""
+        complete = list(self._fields)[:-1] or list(self._fields)
+        return [pages.facts for batches in complete for pages in batches.values() if pages.facts is not None]
+
+
+def states_in(sight: Sight, kernel: Kernel) -> dict[int, str]:
+    """State of each page by the last of these looks at it."""
+    states: dict[int, str] = {}
+    for facts in sight:
+        states.update(zip(facts.pfn.tolist(), state_labels(kernel, facts), strict=True))
+    return states
 
 
 class RecentSets:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from vcapdev.serve.client import ControlError
 from vcapdev.vm.agent import Agent
 from vcapdev.vm.machine import Vm
 
+_TRIES = 5  # turns of the run, a tenth of a second at most each
+
 
 class Attachments:
     """Collects the files of a report while the run goes; only where a report is wanted."""
@@ -28,13 +31,19 @@ class Attachments:
     def __init__(self, options: RunOptions, work: Path) -> None:
         self._options = options
         self._work = work
-        self._states_taken = False
+        self._of: int | None = None  # the frame whose pages are asked for
+        self._tries = 0
         self._pieces: list[Piece] = []
         self.files: dict[str, bytes | Path] = {}
 
+    def begin(self, device: DeviceProcess) -> None:
+        """Capture is about to begin: let the device keep where its frames went."""
+        if self._options.report is not None:
+            device.call("keep-frames")
+
     def frame(self, agent: Agent) -> None:
         """Fetch the frame that the capture program saved, and make the pictures of it."""
-        if self._options.report is None:
+        if self._options.report is None or self._of is None:
             return
         pixels = self._decode(np.frombuffer(agent.pull(capturing.SAVED), np.uint8))
         self.files["frame.png"] = encode_png(pixels)
@@ -42,16 +51,22 @@ class Attachments:
             depth = layout_of(self._options.format).depth
             self.files["frame-pages.png"] = encode_png(states_picture(pixels, self._pieces, depth))
 
-    def states(self, device: DeviceProcess, captured: int) -> None:
-        """Once, in the middle of the run: ask the device where its last frame went."""
-        if self._options.report is None or self._states_taken or captured < self._options.frames // 2:
+    def states(self, device: DeviceProcess, saved: int | None) -> None:
+        """Ask the device where the frame went that the capture program has just saved; again until it knows.
+
+        The program may have a frame before the card has come to the end of its last field.
+        """
+        if self._options.report is None or saved is None:
             return
-        self._states_taken = True
-        try:
-            answer = device.call("frame", timeout=20)
-        except ControlError:
-            return  # nothing has been sent since the device was reset
-        self._pieces = list(pieces_of(answer, self._options.field))
+        if saved != self._of:
+            self._of, self._pieces, self._tries = saved, [], _TRIES
+        if self._pieces or not self._tries:
+            return
+        self._tries -= 1
+        with suppress(ControlError):  # or the card never sent such a frame: the guest is not trusted
+            self._pieces = list(
+                pieces_of(device.call("frame", number=saved, timeout=20), self._options.field)
+            )
 
     def logs(self, vm: Vm) -> None:
         """What guest, QEMU and device wrote."""

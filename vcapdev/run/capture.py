@@ -48,12 +48,13 @@ class Capture:
     """What the capture program told so far (its events: guest/src/vcap-capture.c)."""
 
     frames: Frames = field(default_factory=Frames)
+    saved: int | None = None  # number, in the card's own count, of the frame that is in SAVED
     swapped_pages: int = 0  # buffer pages seen swapped out, idle and queued ones together
     summary: Json | None = None
 
     def line(self, text: str) -> None:
         """Take in one line of its output; what is no event is let pass: the guest is not trusted."""
-        with suppress(ValueError, TypeError, RecursionError):
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
             event = json.loads(text)
             if isinstance(event, dict):
                 self._event(event)
@@ -64,6 +65,8 @@ class Capture:
             self.frames.bad.append({key: value for key, value in event.items() if key != "event"})
         if kind in ("progress", "summary"):
             self._counts(event)
+        if kind == "saved":
+            self.saved = int(event["frame"])
         if kind == "summary":
             self.summary = event
 

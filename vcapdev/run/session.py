@@ -151,6 +151,7 @@ class Session:
             shared = self._share_cpu()
             hog = capturing.start_hog(agent, options)
             begin, (cpu, _) = time.monotonic(), self.device.usage()
+            self.attachments.begin(self.device)
             process = agent.spawn(capturing.capture_command(options), on_stdout=self.capture.line)
             self._watch(agent, process)
             cpu_end, memory = self.device.usage()
@@ -160,11 +161,9 @@ class Session:
                 "shares_cpu": shared,
             }
             assert process.status is not None
-            failure = capturing.explain_exit(process.status, process.stderr, self.capture.frames)
-            if failure is not None:
-                self.report.failure = failure
-            else:
-                self.attachments.frame(agent)
+            self.report.failure = capturing.explain_exit(process.status, process.stderr, self.capture.frames)
+            self.attachments.states(self.device, self.capture.saved)
+            self.attachments.frame(agent)
             stage.note = self._live_text()
             capturing.end_hog(hog)
 
@@ -181,13 +180,13 @@ class Session:
         while process.status is None:
             agent.pump(_TURN)
             self.show_events()
+            self.attachments.states(self.device, self.capture.saved)
             now = time.monotonic()
             stall.check(self.capture.frames.captured, now)
             if now >= next_look:
                 next_look = now + _LOOK
                 self._status = self.device.call("check-status")
                 self.screen.live(self._live_text())
-                self.attachments.states(self.device, self.capture.frames.captured)
             if now >= next_vmstat:
                 next_vmstat = now + _LOOK_AT_VMSTAT
                 self._take_vmstat(capturing.vmstat(agent))

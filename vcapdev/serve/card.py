@@ -26,6 +26,7 @@ from vcapdev.bt878.testcard import card as test_card
 from vcapdev.dma import Batch, DmaObserver, MemoryMap
 from vcapdev.dmacheck.audit import Audit
 from vcapdev.dmacheck.checker import Checker
+from vcapdev.dmacheck.recent import Sight
 from vcapdev.dmacheck.verdict import Verdict
 from vcapdev.guestmm.memory import PAGE_SHIFT
 from vcapdev.pci.busmaster import BusMaster
@@ -33,6 +34,7 @@ from vcapdev.pci.function import PciFunction
 from vcapdev.pci.intx import Intx
 from vcapdev.serve.behind import Behind
 from vcapdev.serve.dmalog import DmaLog
+from vcapdev.serve.framelog import FrameLog
 from vcapdev.serve.holding import Holding
 from vcapdev.serve.options import ServeOptions
 from vcapdev.serve.pausing import Pausing
@@ -113,6 +115,7 @@ class Card:
         self.timeline = Timeline(
             self.chip, self.bus.observers, reactor.now, self._state_of, lambda: self.checker.tally()
         )
+        self.frames = FrameLog(self.chip, self.bus.observers, lambda: self.checker.sight(), self.page_states)
         if self.behind is None:
             self.server.memory.subscribe(lambda: self.checker.memory_changed())
         self.server.on_connect = self._client_agreed
@@ -147,9 +150,10 @@ class Card:
         who = self.checker if self.behind is None else self.behind.observer
         return who.settle(final=final)
 
-    def page_states(self) -> dict[int, str]:
-        """State of each page of the last frame, by bus page."""
-        return self.checker.page_states() if self.behind is None else self.behind.observer.page_states()
+    def page_states(self, sight: Sight | None = None) -> dict[int, str]:
+        """State of each page of a frame, by default the last, by bus page."""
+        who = self.checker if self.behind is None else self.behind.observer
+        return who.page_states(sight)
 
     def attach(self, *, restored: bool = False) -> None:
         """Find the guest's kernel now, answering messages meanwhile.

@@ -23,6 +23,7 @@ from vcapdev.serve.frame import describe_frame
 _MOST_LINES = 4096
 _MOST_STEPS = 10_000
 _MOST_POINTS = 10_000_000
+_MOST_FRAMES = (1 << 32) - 1
 
 Json = dict[str, Any]
 
@@ -217,11 +218,22 @@ class Commands:
         }
 
     def do_frame(self, arguments: Json, session: ControlSession) -> Json:
-        """The last frame sent: its fields, and the state of the page under each run of bytes."""
-        frame = self._card.chip.last_frame()
-        if frame is None:
-            raise CommandError("no frame has been sent yet")
-        return describe_frame(frame, self._card.page_states())
+        """A frame, by default the last sent: its fields, and the page state under each run of bytes."""
+        if "number" not in arguments:
+            found = self._card.frames.last()
+            if found is None:
+                raise CommandError("no frame has been sent yet")
+            return describe_frame(*found)
+        number = _number(arguments, "number", 0, _MOST_FRAMES)
+        found = self._card.frames.find(number)
+        if found is None:
+            raise CommandError(f"frame {number} is not kept (any more); keep-frames has to come before it")
+        return describe_frame(*found)
+
+    def do_keep_frames(self, arguments: Json, session: ControlSession) -> Json:
+        """From now on, keep the last frames, so that one can be asked for by its number; or keep none."""
+        self._card.frames.keep(bool(arguments.get("wanted", True)))
+        return {}
 
     def do_subscribe(self, arguments: Json, session: ControlSession) -> Json:
         """From now on, tell this client of findings as they come."""

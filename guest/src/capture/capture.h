@@ -60,6 +60,7 @@ void verify_buffer(struct buffer *b);
 void print_start(unsigned pages_per_buffer);
 void print_progress(int64_t now); /* at most twice a second */
 void print_bad(const struct buffer *b, const struct finding *f);
+void print_saved(const struct buffer *b, const struct finding *f);
 void print_summary(const struct vmstat *before);
 
 /* ---- pool.c: user memory under pressure ---- */

@@ -65,11 +65,12 @@ static void follow(const struct buffer *b, struct finding *f)
 void verify_buffer(struct buffer *b)
 {
 	int full = b->index % options.full_every == 0;
+	int saved = options.save_path && (!b->index || b->index == options.save_frame);
 	struct finding f;
 
 	if (b->frame.error)
 		return;
-	if (options.save_path && b->index == options.save_frame)
+	if (saved)
 		save(b);
 	if (!expected.rows)
 		return;
@@ -82,6 +83,8 @@ void verify_buffer(struct buffer *b)
 		counts.intact++;
 	else
 		print_bad(b, &f);
+	if (saved)
+		print_saved(b, &f);
 }
 
 void count_frame(struct buffer *b, const struct frame *f)

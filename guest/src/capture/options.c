@@ -28,7 +28,7 @@ static const char usage[] =
 	"  --clean                 hand over buffers whose pages are new and clean\n"
 	"  --piece BYTES           read() a frame in pieces: the driver then copies (0: at once)\n"
 	"  --offset BYTES          begin buffers that far behind a page's start (0)\n"
-	"  --save INDEX FILE       write the INDEX-th captured frame (from 0) to FILE\n"
+	"  --save INDEX FILE       write the first captured frame to FILE, then the INDEX-th (from 0) in its place\n"
 	"  --timeout-ms MS         give up when no frame comes for so long (10000)\n";
 
 void complain(const char *format, va_list arguments)

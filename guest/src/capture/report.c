@@ -61,6 +61,11 @@ void print_bad(const struct buffer *b, const struct finding *f)
 	printf("}\n");
 }
 
+void print_saved(const struct buffer *b, const struct finding *f)
+{
+	printf("{\"event\": \"saved\", \"index\": %u, \"frame\": %u}\n", b->index, f->frame);
+}
+
 void print_summary(const struct vmstat *before)
 {
 	struct vmstat after = read_vmstat();
