@@ -75,6 +75,8 @@ class Swap:
     pages_out: int = 0  # growth of pswpout in the guest's /proc/vmstat
     pages_in: int = 0  # growth of pswpin
     buffer_pages_out: int = 0  # capture buffer pages seen swapped out in /proc/PID/pagemap
+    pageout_error: str | None = None  # why MADV_PAGEOUT on a buffer failed in the guest
+    note: str | None = None  # what the pressure leaves out
 
 
 @dataclass(slots=True)

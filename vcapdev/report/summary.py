@@ -38,6 +38,8 @@ def _rows(report: RunReport) -> Iterator[tuple[str, str]]:
         + ("" if dma.checker == "attached" else f"; checker {dma.checker}"),
     )
     yield "swap", _swap(report)
+    if report.swap.note is not None:
+        yield "", report.swap.note
     yield (
         "pins",
         f"{report.pins.acquired} taken, {report.pins.released} given back, {report.pins.left} left over",
@@ -81,10 +83,13 @@ def _swap(report: RunReport) -> str:
     swap = report.swap
     if swap.kind == "none":
         return "none"
-    return (
+    text = (
         f"{swap.kind}, pressure {swap.pressure}: {swap.pages_out} pages out, {swap.pages_in} in,"
         f" {swap.buffer_pages_out} times a buffer page was out"
     )
+    if swap.pageout_error is not None:
+        text += f"; MADV_PAGEOUT failed: {swap.pageout_error}"
+    return text
 
 
 def _audit(audit: Audit) -> str:

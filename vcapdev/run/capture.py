@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import signal
 from contextlib import suppress
@@ -50,6 +52,7 @@ class Capture:
     frames: Frames = field(default_factory=Frames)
     saved: int | None = None  # number, in the card's own count, of the frame that is in SAVED
     swapped_pages: int = 0  # buffer pages seen swapped out, idle and queued ones together
+    pageout_error: str | None = None  # why MADV_PAGEOUT failed the last time that it did
     summary: Json | None = None
 
     def line(self, text: str) -> None:
@@ -69,6 +72,7 @@ class Capture:
             self.saved = int(event["frame"])
         if kind == "summary":
             self.summary = event
+            self.pageout_error = _error_name(int(event.get("pageout_error", 0)))
 
     def _counts(self, event: Json) -> None:
         def total(*names: str) -> int:
@@ -80,6 +84,23 @@ class Capture:
         frames.damaged, frames.errors = total("stale", "misplaced", "damaged"), total("errors")
         frames.per_second = round((frames.captured - 1) / seconds, 2) if seconds else 0.0
         self.swapped_pages = total("swapped_pages", "idle_swapped", "queued_swapped")
+
+
+def _error_name(number: int) -> str | None:
+    """A Linux errno in words; None of 0."""
+    known = errno.errorcode.get(number)
+    return (f"{known}: {os.strerror(number)}" if known else f"errno {number}") if number else None
+
+
+def note_on_pressure(options: RunOptions) -> str | None:
+    """What the asked pressure leaves out, where the buffers are not the program's own memory."""
+    if options.pressure == "none" or options.io == "userptr":
+        return None
+    without = "; MADV_PAGEOUT is for user memory and left out" if options.pressure == "both" else ""
+    return (
+        f"--io {options.io}: the buffers are the driver's own memory, which is never swapped;"
+        f" the hog presses on the rest{without}"
+    )
 
 
 class Stall:

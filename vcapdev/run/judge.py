@@ -90,6 +90,13 @@ def _no_swapping(report: RunReport) -> str | None:
     return f"pressure {swap.pressure} on {swap.kind} swap was asked for, but not one page was swapped out"
 
 
+def _pageout_failed(report: RunReport) -> str | None:
+    """Whatever the hog swapped: the buffers themselves were not under the pressure that was asked for."""
+    if report.swap.pageout_error is None:
+        return None
+    return f"MADV_PAGEOUT on the buffers failed in the guest ({report.swap.pageout_error})"
+
+
 def _nothing_clean(report: RunReport) -> str | None:
     if not report.settings.get("clean") or report.pins.clean_at_pin:
         return None
@@ -102,6 +109,7 @@ _DOUBTS: tuple[Doubt, ...] = (
     _unsure_frames,
     _spoilt_by_haste,
     _no_swapping,
+    _pageout_failed,
     _nothing_clean,
 )
 

@@ -56,6 +56,7 @@ class Session:
         )
         self.report.frames.wanted = options.frames
         self.report.swap.kind, self.report.swap.pressure = options.swap, options.pressure
+        self.report.swap.note = capturing.note_on_pressure(options)
         self._prepared = prepared
         self._stack = ExitStack()
         self._shown: set[str] = set()  # findings that the screen has had
@@ -234,6 +235,7 @@ class Session:
         report.oddities = {name: int(count) for name, count in status.get("oddities", {}).items()}
         report.hazards = list(status.get("hazards", []))
         report.swap.buffer_pages_out = self.capture.swapped_pages
+        report.swap.pageout_error = self.capture.pageout_error
         pins = status.get("pins") or {}
         report.pins.clean_at_pin = int(pins.get("judged_clean_before", 0))
         report.pins.ledger = pins.get("ledger", {})
