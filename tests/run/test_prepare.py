@@ -7,6 +7,7 @@ Packages, compiler and QEMU are stood in for at the seams of vcapdev.run.prepare
 from __future__ import annotations
 
 import io
+import json
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any
 import pytest
 
 from vcapdev.errors import UsageError
+from vcapdev.image import kbuild
 from vcapdev.image.initramfs import WANTED_MODULES
 from vcapdev.image.lock import Package, Resolution, read_lock
 from vcapdev.image.provision import Provisioned
+from vcapdev.image.sources import KernelVersion
 from vcapdev.progress import Silent
 from vcapdev.run import prepare as preparing
 from vcapdev.run.options import RunOptions
@@ -102,7 +105,38 @@ def test_a_module_replaces_the_one_that_it_says_it_is(seams: Seams, tmp_path: Pa
     own = module_file(tmp_path / "my-build-3.ko", "videobuf_dma_sg")
     prepared = prepare(RunOptions(modules=(own,)), Silent())
     assert seams.image["overrides"] == prepared.overrides == {"videobuf_dma_sg": own}
-    assert prepared.describe_kernel(RunOptions(modules=(own,))).replaced_modules == [str(own)]
+    kernel = prepared.describe_kernel(RunOptions(modules=(own,)))
+    assert kernel.replaced_modules == [str(own)]
+    assert [(one["name"], one["vermagic"]) for one in kernel.modules] == [("videobuf_dma_sg", "6.9.0 SMP")]
+    assert kernel.built_from == []
+
+
+def test_a_mutant_is_told_with_what_it_was_built_from(
+    seams: Seams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the report's kernel, and in the lock file; a run with the stock driver tells of nothing."""
+    seams.install(tmp_path / "stock")
+    stock = prepare(RunOptions(), Silent())
+    stock.write_lock(tmp_path / "stock.lock", stock.describe_kernel(RunOptions()))
+    assert "built" not in json.loads((tmp_path / "stock.lock").read_text())
+    built = module_file(tmp_path / "bttv.ko", "bttv")
+    monkeypatch.setattr(kbuild, "build_mutant", lambda *_: {"bttv": built})
+    monkeypatch.setattr(preparing, "kernel_version", lambda _: KernelVersion("6.9-1", "6.9.0-1-amd64", "x"))
+    monkeypatch.setenv("VCAPDEV_CACHE", str(tmp_path / "cache"))
+    options = RunOptions(mutant="no-dirty")
+    prepared = prepare(options, Silent())
+    kernel = prepared.describe_kernel(options)
+    assert kernel.replaced_modules == []
+    assert [one["name"] for one in kernel.modules] == ["bttv"]
+    assert kernel.built_from == [
+        {"name": "linux-headers-6.9.0-1-amd64", "version": "6.9-1"},
+        {"name": "linux-source-6.9", "version": "6.9-1"},
+    ]
+    prepared.write_lock(tmp_path / "lock", kernel)
+    assert json.loads((tmp_path / "lock").read_text())["built"] == {
+        "mutant": "no-dirty", "built_from": kernel.built_from, "modules": kernel.modules,
+    }  # fmt: skip
+    assert read_lock(tmp_path / "lock", "bookworm-6.1").packages == (PACKAGE,)
 
 
 def test_a_lean_kernel_needs_zram_only_to_swap_to_it(seams: Seams, tmp_path: Path) -> None:

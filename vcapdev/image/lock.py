@@ -5,7 +5,11 @@ A lock file is JSON and holds one resolution for each recipe of a run::
 
     {"format": "vcapdev-lock", "version": 1, "recipes": {
        "bookworm-6.1": {"key": "...", "packages": [{"name": ..., "version": ..., "sha256": ..., "suite": ...,
-                        "size": ..., "architecture": ..., "archive": ..., "path": ...}], "warnings": [...]}}}
+                        "size": ..., "architecture": ..., "archive": ..., "path": ...}], "warnings": [...]}},
+     "built": {"mutant": ..., "built_from": [...], "modules": [...]}}
+
+"built" tells people of modules that were put in the place of stock ones. It pins nothing: what a mutant is
+built from is of the kernel's own version, which is pinned.
 """
 
 from __future__ import annotations
@@ -61,8 +65,11 @@ class Resolution:
         return sorted(package.sha256 for package in self.packages)
 
 
-def dump_lock(resolutions: Iterable[Resolution]) -> str:
-    """The text of a lock file, stable for equal content."""
+def dump_lock(resolutions: Iterable[Resolution], built: Mapping[str, Any] | None = None) -> str:
+    """The text of a lock file, stable for equal content.
+
+    :param built: what is to be told of modules that were put in the place of stock ones.
+    """
     recipes = {
         item.recipe: {
             "key": item.key,
@@ -71,12 +78,15 @@ def dump_lock(resolutions: Iterable[Resolution]) -> str:
         }
         for item in resolutions
     }
-    return json.dumps({"format": _FORMAT, "version": _VERSION, "recipes": recipes}, indent=1) + "\n"
+    whole: dict[str, Any] = {"format": _FORMAT, "version": _VERSION, "recipes": recipes}
+    if built:
+        whole["built"] = dict(built)
+    return json.dumps(whole, indent=1) + "\n"
 
 
-def write_lock(path: Path, resolutions: Iterable[Resolution]) -> None:
+def write_lock(path: Path, resolutions: Iterable[Resolution], built: Mapping[str, Any] | None = None) -> None:
     """Write a lock file that ``provision(lock=path)`` and ``provision_qemu(lock=path)`` can be pinned to."""
-    write_atomic(path, dump_lock(resolutions))
+    write_atomic(path, dump_lock(resolutions, built))
 
 
 def locked_recipes(path: Path) -> list[str]:

@@ -8,9 +8,10 @@ later runs need neither network nor apt. ``refresh`` resolves anew, ``lock`` pin
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from vcapdev.errors import SetupError, UsageError
@@ -39,9 +40,12 @@ class Provisioned:
     warnings: list[str]
     resolution: Resolution
 
-    def write_lock(self, path: Path, *others: Resolution) -> None:
-        """Write a lock file of this resolution and ``others`` (QEMU's, say) that a run can be pinned to."""
-        write_lock(path, [self.resolution, *others])
+    def write_lock(self, path: Path, *others: Resolution, built: Mapping[str, Any] | None = None) -> None:
+        """Write a lock file of this resolution and ``others`` (QEMU's, say) that a run can be pinned to.
+
+        :param built: what it also tells of modules that were put in the place of stock ones.
+        """
+        write_lock(path, [self.resolution, *others], built)
 
 
 def provision(

@@ -115,8 +115,14 @@ def header_tree(recipe: Recipe, kernel: KernelVersion, progress: Progress, cache
         _prune_headers(into)
         repoint_makefiles(into)
 
-    key = digest("headers-1", kernel.sha256, kernel.version, kernel.release)
-    return cache.entry("headers", key, build, label=f"headers of {kernel.release} {kernel.version}")
+    return cache.entry(
+        "headers", headers_key(kernel), build, label=f"headers of {kernel.release} {kernel.version}"
+    )
+
+
+def headers_key(kernel: KernelVersion) -> str:
+    """Under which the cache keeps them."""
+    return digest("headers-1", kernel.sha256, kernel.version, kernel.release)
 
 
 def header_dependencies(depends: str) -> list[str]:

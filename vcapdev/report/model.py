@@ -26,6 +26,8 @@ class Kernel:
     image: str  # file name of the kernel image, or the path given with --kimg
     replaced_modules: list[str] = field(default_factory=list)
     mutant: str | None = None
+    modules: list[Json] = field(default_factory=list)  # what replaced stock ones: file, compiler
+    built_from: list[Json] = field(default_factory=list)  # the packages of a mutant's build
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vcapdev.report.model import Kernel
 from vcapdev.report.picture import decode, layout_of
 from vcapdev.report.png import encode_png
 from vcapdev.report.states import Piece, states_picture
@@ -75,10 +76,10 @@ class Attachments:
             path = self._work / name
             self.files[name] = path.read_bytes() if path.is_file() else b""
 
-    def lock(self, prepared: Prepared) -> None:
+    def lock(self, prepared: Prepared, kernel: Kernel) -> None:
         """The lock file that a later run can be pinned to."""
         path = self._work / "packages.lock"
-        prepared.write_lock(path)
+        prepared.write_lock(path, kernel)
         self.files[path.name] = path.read_bytes()
 
     def _decode(self, data: NDArray[np.uint8]) -> NDArray[np.uint8]:

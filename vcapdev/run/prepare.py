@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from vcapdev.bt878.board import load_board
+from vcapdev.image.cache import Cache
 from vcapdev.image.initramfs import build_initramfs, wanted_modules
 from vcapdev.image.lock import Package
 from vcapdev.image.modules import ModuleTree, built_kernel
 from vcapdev.image.ownmodules import installed_tree, own_modules, release_of
 from vcapdev.image.programs import build_programs
+from vcapdev.image.provenance import describe_modules, packages_of_build
 from vcapdev.image.provision import Provisioned, provision
 from vcapdev.image.recipe import load_recipe
+from vcapdev.image.sources import kernel_version
 from vcapdev.progress import Progress
 from vcapdev.report.model import Kernel, QemuInfo
 from vcapdev.run.options import RunOptions
@@ -35,11 +38,15 @@ class Prepared:
     kernel: Path
     initrd: Path
     overrides: dict[str, Path]  # module name: file that replaces the stock one
+    built_from: tuple[dict[str, Any], ...] = ()  # packages of a mutant's build
 
     def describe_kernel(self, options: RunOptions) -> Kernel:
         """For the report."""
         replaced = [] if options.mutant else [str(path) for path in options.modules]
-        return Kernel(options.kernel, self.guest.release, str(self.kernel), replaced, options.mutant)
+        return Kernel(
+            options.kernel, self.guest.release, str(self.kernel), replaced, options.mutant,
+            describe_modules(self.overrides), list(self.built_from),
+        )  # fmt: skip
 
     def describe_qemu(self) -> QemuInfo:
         """For the report."""
@@ -49,10 +56,16 @@ class Prepared:
         """Every package that took part, for the report."""
         return [_package(package) for package in (*self.guest.packages, *self.qemu.packages)]
 
-    def write_lock(self, path: Path) -> None:
-        """Write the lock file that pins a later run to these packages (``--lock``)."""
+    def write_lock(self, path: Path, kernel: Kernel | None = None) -> None:
+        """Write the lock file that pins a later run to these packages (``--lock``).
+
+        :param kernel: as described; its replaced modules are told of, too.
+        """
         resolution = self.qemu.resolution
-        self.guest.write_lock(path, *([resolution] if resolution is not None else []))
+        built = None
+        if kernel is not None and kernel.modules:
+            built = {name: getattr(kernel, name) for name in ("mutant", "built_from", "modules")}
+        self.guest.write_lock(path, *([resolution] if resolution is not None else []), built=built)
 
     def warnings(self) -> list[str]:
         """What is worth knowing of where things came from."""
@@ -75,10 +88,12 @@ def prepare(options: RunOptions, progress: Progress) -> Prepared:
     guest = provision(recipe, progress=progress, lock=options.lock, refresh=options.refresh)
     qemu = provision_qemu(options.qemu, progress, lock=options.lock, refresh=options.refresh)
     accel = choose_accel(qemu, options.accel)
+    built_from: list[dict[str, Any]] = []
     if options.mutant is not None:
         from vcapdev.image.kbuild import build_mutant
 
         overrides = build_mutant(recipe, guest, options.mutant, progress)
+        built_from = packages_of_build(kernel_version(guest), Cache())
     else:
         guest, own = _own_kernel(guest, options)
         tree = ModuleTree(guest.modules)
@@ -88,7 +103,8 @@ def prepare(options: RunOptions, progress: Progress) -> Prepared:
     initrd = build_initramfs(
         guest, programs=programs, modules=modules, overrides=overrides, progress=progress
     )
-    return Prepared(guest, qemu, accel, quick_kernel(guest.kernel, accel.name), initrd, overrides)
+    kernel = quick_kernel(guest.kernel, accel.name)
+    return Prepared(guest, qemu, accel, kernel, initrd, overrides, tuple(built_from))
 
 
 def _own_kernel(guest: Provisioned, options: RunOptions) -> tuple[Provisioned, list[Path]]:

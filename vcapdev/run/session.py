@@ -109,7 +109,7 @@ class Session:
         self._last_look()
         self.stop()
         self.attachments.logs(self.vm)
-        self.attachments.lock(self._prepared)
+        self.attachments.lock(self._prepared, self.report.kernel)
         self.report.guest_log.notes = [incident.title for incident in self.vm.watch.reports]
         return self.report
 
