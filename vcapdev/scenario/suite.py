@@ -110,8 +110,11 @@ class _Worker:
     def play(self, test: Test) -> TestResult:
         """One test; a worker that dies of it is replaced for the next one."""
         process = self._process
-        if process is None or process.poll() is not None:
-            process = self._process = self._start()
+        try:
+            if process is None or process.poll() is not None:
+                process = self._process = self._start()
+        except OSError as error:
+            return _lost(test, f"no worker could be started to play it: {error.strerror or error}")
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -120,7 +123,7 @@ class _Worker:
             answer = process.stdout.readline()
             return Results.from_json(json.loads(answer), "worker").tests[0]
         except (OSError, ValueError, UsageError, IndexError):
-            return _lost(test, process.poll())
+            return _lost(test, f"the worker that played it ended with status {process.poll()}")
 
     def end(self) -> None:
         """End it and its guests."""
@@ -151,8 +154,7 @@ def _order(test: Test, options: ScenarioOptions) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _lost(test: Test, status: int | None) -> TestResult:
-    text = f"the worker that played it ended with status {status}"
+def _lost(test: Test, text: str) -> TestResult:
     result = TestResult(test.name, test.kernel, test.title, str(test.file), Status.ERROR, text)
     result.failures.append(Failure(What.INFRASTRUCTURE, "infrastructure: worker", text))
     result.exit_status, result.repeat = 30, repeat_command(test)
@@ -162,13 +164,16 @@ def _lost(test: Test, status: int | None) -> TestResult:
 def _shared(tests: Sequence[Test], options: ScenarioOptions, told: Told, jobs: int) -> list[TestResult]:
     """Each thread has a worker of its own; tests of one machine go to the same one while there are others."""
     shares = _Shares(tests)
-    results: queue.Queue[TestResult] = queue.Queue()
+    results: queue.Queue[TestResult | BaseException] = queue.Queue()
     workers = [_Worker(options) for _ in range(jobs)]
     stopping = threading.Event()
 
     def serve(worker: _Worker) -> None:
-        while not stopping.is_set() and (test := shares.next(worker)) is not None:
-            results.put(worker.play(test))
+        try:
+            while not stopping.is_set() and (test := shares.next(worker)) is not None:
+                results.put(worker.play(test))
+        except BaseException as error:  # a defect of ours: whoever waits for results must hear of it
+            results.put(error)
 
     threads = [threading.Thread(target=serve, args=(worker,), daemon=True) for worker in workers]
     found: list[TestResult] = []
@@ -176,8 +181,11 @@ def _shared(tests: Sequence[Test], options: ScenarioOptions, told: Told, jobs: i
         for thread in threads:
             thread.start()
         while len(found) < len(tests):
-            found.append(results.get())
-            told(found[-1])
+            result = results.get()
+            if isinstance(result, BaseException):
+                raise result
+            found.append(result)
+            told(result)
     finally:
         stopping.set()
         for worker in workers:
