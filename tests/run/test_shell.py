@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``vcapdev run --shell``: a person has the terminal, findings come between its lines, and count at the end."""
+"""``vcapdev run --shell``: a person has the terminal; findings come between its lines, and count."""
 
 from __future__ import annotations
 
