@@ -37,7 +37,7 @@ class Device:
 
 
 class Agent:
-    def pull(self, path: str) -> bytes:
+    def pull(self, path: str, *, timeout: float) -> bytes:
         return bytes(np.arange(WIDTH * HEIGHT * 2) % 251)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from test_prepare import Seams
 from vcapdev.errors import ExitStatus, GuestError
 from vcapdev.progress import Silent
 from vcapdev.report.model import RunReport
+from vcapdev.run.capture import SAVED
 from vcapdev.run.judge import judge
 from vcapdev.run.options import RunOptions
 from vcapdev.run.prepare import prepare
@@ -40,6 +42,8 @@ class LiveGuest:
 
     def __init__(self, session: Session, lines: dict[int, list[str]]) -> None:
         self.turns = 0
+        self.asked: list[float] = []
+        self.files: dict[str, Any] = {}
         self.told = 0  # turns when the WARNING was told
         self._watch, self._lines = session.vm.watch, lines
         session.vm.watch._now = lambda: self.turns / 10
@@ -55,24 +59,32 @@ class LiveGuest:
                 self.told = self.turns
         self._watch.poll()
 
-    def pull(self, _path: str) -> bytes:
+    def pull(self, path: str, *, timeout: float = 60.0) -> bytes:
+        if path == SAVED:
+            self.asked.append(timeout)
         return b""
 
 
 def ran(
-    monkeypatch: pytest.MonkeyPatch, lines: dict[int, list[str]], verdicts: list[dict[str, Any]] | None = None
+    monkeypatch: pytest.MonkeyPatch,
+    lines: dict[int, list[str]],
+    verdicts: list[dict[str, Any]] | None = None,
+    report: Path | None = None,
 ) -> tuple[RunReport, LiveGuest, str]:
     """A run in the midst of its capture, while the guest's kernel says ``lines`` at these turns."""
     Seams(monkeypatch)
     shown = io.StringIO()
-    options = RunOptions(cold=True)
+    options = RunOptions(cold=True, report=report)
     with Session(options, prepare(options, Silent()), Screen(shown)) as session:
         guest: Any = LiveGuest(session, lines)
         capturing: Any = SimpleNamespace(status=None, stderr="")
-        answers = {"verdicts": {"verdicts": verdicts or []}}
+        answers = {"verdicts": {"verdicts": verdicts or []}, "frame": {"fields": [], "pieces": []}}
         monkeypatch.setattr(session.device, "call", lambda name, **_: answers.get(name, {}))
         monkeypatch.setattr(session.device, "events", list)
         monkeypatch.setattr(session, "_boot", lambda: guest)
+        monkeypatch.setattr(type(session.vm), "agent", guest)
+        session.capture.saved = 17
+        guest.files = session.attachments.files
         monkeypatch.setattr(session, "_capture", lambda agent: session._watch(agent, capturing))
         return session.run(), guest, shown.getvalue()
 
@@ -91,6 +103,17 @@ def test_it_ends_the_run_within_a_second_with_its_slice_of_the_log(monkeypatch: 
     status, sentence = judge(report)
     assert status is ExitStatus.GUEST
     assert "mm/gup.c:73" in sentence
+
+
+def test_its_report_has_the_frame_that_there_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A guest that runs on is asked for it, and not for long; after a panic nobody is asked."""
+    _, guest, _ = ran(monkeypatch, {20: SLICE}, report=tmp_path / "report")
+    assert guest.files["frame.png"].startswith(b"\x89PNG")
+    assert guest.asked == [5.0]
+    panic = ["[   12.000000] Kernel panic - not syncing: Fatal exception"]
+    _, guest, _ = ran(monkeypatch, {20: panic}, report=tmp_path / "report")
+    assert "frame.png" not in guest.files
+    assert guest.asked == []
 
 
 def test_what_was_found_before_wins_over_it(monkeypatch: pytest.MonkeyPatch) -> None:

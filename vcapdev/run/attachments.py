@@ -42,11 +42,11 @@ class Attachments:
         if self._options.report is not None:
             device.call("keep-frames")
 
-    def frame(self, agent: Agent) -> None:
-        """Fetch the frame that the capture program saved, and make the pictures of it."""
+    def frame(self, agent: Agent, timeout: float = 60.0) -> None:
+        """Fetch the frame that the capture program saved, and make its pictures; ``timeout`` in seconds."""
         if self._options.report is None or self._of is None:
             return
-        pixels = self._decode(np.frombuffer(agent.pull(capturing.SAVED), np.uint8))
+        pixels = self._decode(np.frombuffer(agent.pull(capturing.SAVED, timeout=timeout), np.uint8))
         self.files["frame.png"] = encode_png(pixels)
         if self._pieces:
             depth = layout_of(self._options.format).depth

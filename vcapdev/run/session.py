@@ -30,6 +30,7 @@ from vcapdev.run.violation import OnViolation
 from vcapdev.vm.agent import Agent, AgentGoneError, GuestTimeoutError, Process
 from vcapdev.vm.watch import GuestCrash
 
+_RESCUE = 5.0  # seconds for the frame of a guest that has failed: to come, then to be read
 _TURN = 0.1  # seconds between two looks at whether all children live
 _SHOWN = 12  # lines of a kernel failure on the terminal
 _LOOK_AT_VMSTAT = 2.0  # seconds between two looks at the guest's /proc/vmstat
@@ -61,6 +62,7 @@ class Session:
         self._stack = ExitStack()
         self._shown: set[str] = set()  # findings that the screen has had
         self._stall = Stall(time.monotonic())
+        self._process: Process | None = None  # that captures
         self._status: Json = {}
         self._usage: Json = {}  # of the device process while capturing
         self._vmstat: dict[str, int] = {}
@@ -106,6 +108,7 @@ class Session:
             self._settle(agent)
         except GuestError as error:
             self._fail(error)
+            self._rescue_frame(error)
         self._last_look()
         self.stop()
         self.attachments.logs(self.vm)
@@ -154,6 +157,7 @@ class Session:
             begin, (cpu, _) = time.monotonic(), self.device.usage()
             self.attachments.begin(self.device)
             process = agent.spawn(capturing.capture_command(options), on_stdout=self.capture.line)
+            self._process = process
             self._watch(agent, process)
             cpu_end, memory = self.device.usage()
             self._usage = {
@@ -253,6 +257,20 @@ class Session:
         elif isinstance(error, GuestTimeoutError):
             with suppress(GuestError):
                 self.vm.check()
+
+    def _rescue_frame(self, error: GuestError) -> None:
+        """The pictures of a run that ended early, where the guest can still be asked for its frame."""
+        silent = isinstance(error, GuestTimeoutError | AgentGoneError) or self.vm.watch.crashed
+        if self.options.report is None or silent or self.attachments.files:
+            return
+        process, end = self._process, time.monotonic() + _RESCUE
+        with suppress(GuestError):  # the first finding may well come before the first frame
+            while self.capture.saved is None and process is not None and process.status is None:
+                if time.monotonic() > end:
+                    return
+                self.vm.agent.pump(_TURN)
+            self.attachments.states(self.device, self.capture.saved)
+            self.attachments.frame(self.vm.agent, timeout=_RESCUE)
 
     def _show_verdict(self, verdict: Json) -> None:
         key = str(verdict.get("key"))
