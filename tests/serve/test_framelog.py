@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 from support.bttv import Driver, packed_writes
 from support.rootcomplex import RootComplex
 
 from vcapdev.bt878.chip import Bt878
 from vcapdev.bt878.frame import SentFrame
+from vcapdev.dma import Batch
 from vcapdev.serve.framelog import FrameLog
 
 WIDTH, HEIGHT = 64, 48
@@ -91,3 +95,24 @@ def test_nothing_stands_in_the_way_while_nobody_wants_it(stand: Stand) -> None:
     stand.frames.keep(False)
     assert stand.rc.bus.observers == before
     assert stand.frames.find(last[0].number + 2) is None
+
+
+class Derived:
+    """What an observer hangs on a batch, as the checker does with all that it knows of its pages."""
+
+
+def test_what_others_derived_from_a_frame_is_not_kept(stand: Stand) -> None:
+    """A megabyte a frame: with programs that come and go that would be the memory of the device."""
+    alive: weakref.WeakSet[Derived] = weakref.WeakSet()
+
+    def derive(batch: Batch) -> None:
+        derived = batch.cache["test"] = Derived()
+        alive.add(derived)
+
+    stand.frames.after_write = derive  # type: ignore[method-assign]
+    stand.frames.keep(True)
+    stand.run(60)
+    assert len(stand.frames) > 50
+    stand.chip.reset()
+    gc.collect()
+    assert len(alive) < 20

@@ -37,6 +37,9 @@ class FrameLog:
         self._chip, self._observers, self._sight, self._states = chip, observers, sight, states
         self._ring: deque[tuple[int, Moved, Any]] = deque(maxlen=_LENGTH)
 
+    def __len__(self) -> int:
+        return len(self._ring)
+
     def keep(self, wanted: bool) -> None:
         """Keep frames from now on, or no more."""
         self._ring.clear()
@@ -60,7 +63,8 @@ class FrameLog:
     def checkpoint(self, what: Checkpoint) -> None:
         last = self._chip.last_moved
         if what is Checkpoint.FIELD and last is not None and (not self._ring or self._ring[-1][0] != last[0]):
-            self._ring.append((*last, self._sight()))
+            number, moved = last
+            self._ring.append((number, [(block, _bare(batch)) for block, batch in moved], self._sight()))
 
     def program(self, program: Program) -> None:
         pass
@@ -79,3 +83,8 @@ class FrameLog:
 
     def aborted(self, addr: int, length: int, origin: int, write: bool, why: Abort) -> None:
         pass
+
+
+def _bare(batch: Batch) -> Batch:
+    """The same without what others have derived from it, which is large and would outlive its program."""
+    return Batch(batch.addr, batch.length, batch.source, batch.origin, batch.program)
