@@ -111,8 +111,7 @@ def test_what_others_derived_from_a_frame_is_not_kept(stand: Stand) -> None:
 
     stand.frames.after_write = derive  # type: ignore[method-assign]
     stand.frames.keep(True)
-    stand.run(60)
-    assert len(stand.frames) > 50
-    stand.chip.reset()
+    stand.run(250)
+    assert len(stand.frames) > 240
     gc.collect()
-    assert len(alive) < 20
+    assert len(alive) < 250, "of 500 fields: the engine knows its last programs, and nobody else does"
