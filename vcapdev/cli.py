@@ -21,6 +21,7 @@ from vcapdev.gallery import answer_options, lookalike_options, mutant_options
 from vcapdev.run import options as run_options
 from vcapdev.scenario import options as scenario_options
 from vcapdev.serve import options as serve_options
+from vcapdev.streams import outlive_readers
 from vcapdev.watch import options as watch_options
 
 Handler = Callable[[argparse.Namespace], int]
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None, grammar: argparse.ArgumentParser | N
 
     :param grammar: what :func:`parser` gives, from who has it already.
     """
+    outlive_readers()
     args = (grammar or parser()).parse_args(argv)
     handler: Handler = args.handler
     for name, variable in _FOR_ALL.items():
@@ -50,23 +52,11 @@ def main(argv: Sequence[str] | None = None, grammar: argparse.ArgumentParser | N
         return _say(error, int(error.exit_status), args.verbose)
     except KeyboardInterrupt as error:
         return _say(error, int(ExitStatus.GUEST), args.verbose)
-    except BrokenPipeError:  # the reader of our output has gone, as head(1) does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitStatus.CLEAN)
     except Exception as error:
         return _say(error, int(ExitStatus.DEFECT), True)
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-        _forget_complaints()
-
-
-def _forget_complaints() -> None:
-    """Where nobody reads standard error any more, Python 3.13 would turn the exit status into 120."""
-    try:
-        sys.stderr.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 class _Parser(argparse.ArgumentParser):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from vcapdev import __version__, cli
+from vcapdev.cli import main
 from vcapdev.errors import ExitStatus, GuestError, InconclusiveError, SetupError, UsageError
 from vcapdev.image.cache import Cache
 
@@ -97,16 +99,50 @@ def test_help_names_every_exit_status() -> None:
         assert status.meaning in text
 
 
-def test_a_reader_that_leaves_early_is_no_defect() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "vcapdev", "list", "boards"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=os.environ,
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert b"Traceback" not in process.stderr.read()
-    assert process.returncode == ExitStatus.CLEAN
+TALKATIVE = """
+import argparse, sys
+from vcapdev.cli import main
+
+def work(args):
+    for number in range(20000):
+        print("line", number, flush=number % 100 == 0)
+        print("line", number, file=sys.stderr)
+    open(args.path, "w").write("done")
+    return 10
+
+grammar = argparse.ArgumentParser()
+grammar.add_argument("path")
+grammar.set_defaults(handler=work, verbose=False)
+sys.exit(main(None, grammar))
+"""
+
+
+@pytest.mark.parametrize("streams", [("stdout",), ("stderr",), ("stdout", "stderr")])
+def test_a_reader_that_leaves_early_changes_nothing(tmp_path: Path, streams: tuple[str, ...]) -> None:
+    """The work is done to its end, and findings stay findings: ``vcapdev run | head -1`` is no clean run."""
+    pipes = {
+        name: subprocess.PIPE if name in streams else subprocess.DEVNULL for name in ("stdout", "stderr")
+    }
+    words = [sys.executable, "-c", TALKATIVE, str(tmp_path / "end")]
+    with subprocess.Popen(words, cwd=ROOT, env=os.environ, text=True, **pipes) as process:
+        for name in streams:
+            stream = getattr(process, name)
+            assert stream.readline() == "line 0\n"
+            stream.close()
+        assert process.wait(60) == ExitStatus.FINDINGS
+    assert (tmp_path / "end").read_text() == "done"
+
+
+def test_another_broken_pipe_is_never_a_clean_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """A socket of ours whose other end has gone, say."""
+
+    def work(args: argparse.Namespace) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    grammar = argparse.ArgumentParser()
+    grammar.set_defaults(handler=work, verbose=False)
+    assert main([], grammar) == ExitStatus.DEFECT
+    assert "a defect of vcapdev: BrokenPipeError" in capsys.readouterr().err
 
 
 def test_boards_are_listed() -> None:

@@ -29,10 +29,10 @@ def report(**changes: Any) -> RunReport:
     run = RunReport(
         kernel=Kernel("bookworm-6.1", "6.1", "vmlinuz"),
         qemu=QemuInfo("11.1", "", "tcg", ""),
-        settings={"clock": "paced"},
+        settings={"clock": "paced", "io": "userptr"},
         frames=Frames(wanted=10, captured=10, intact=10),
         dma=Dma(writes=5, bytes=5, pages_checked=5, distinct_pages=5, checker="attached"),
-        swap=Swap("disk", "both", pages_out=9),
+        swap=Swap("disk", "both", pages_out=9, buffer_pages_out=4),
         pins=Pins(clean_at_pin=0),
     )
     for path, value in changes.items():
@@ -87,6 +87,9 @@ CASES = [
     Case("failed frames do not count", CLEAN, "Clean: 10 of 10", {"frames.errors": 12}),
     Case("failed frames excuse nothing", GUEST, "only 8 of", {"frames.intact": 8, "frames.errors": 2}),
     Case("no swapping", GUEST, "not one page", {"swap.pages_out": 0}),
+    Case("only others' pages out", GUEST, "not one page of the buffers", {"swap.buffer_pages_out": 0}),
+    Case("the hog alone", CLEAN, "Clean", {"swap.buffer_pages_out": 0, "swap.pressure": "hog"}),
+    Case("buffers of the driver's", CLEAN, "", {"swap.buffer_pages_out": 0, "settings": {"io": "mmap"}}),
     Case("no-dirty, nothing clean", GUEST, "lost dirty bit", {"settings": {"clean": True}}),
     Case("no-dirty, something clean", CLEAN, "", {"settings": {"clean": True}, "pins.clean_at_pin": 4}),
 ]

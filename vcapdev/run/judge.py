@@ -90,6 +90,15 @@ def _no_swapping(report: RunReport) -> str | None:
     return f"pressure {swap.pressure} on {swap.kind} swap was asked for, but not one page was swapped out"
 
 
+def _buffers_stayed(report: RunReport) -> str | None:
+    """The hog swaps what it finds; whether buffers were out is what MADV_PAGEOUT was asked for."""
+    swap = report.swap
+    asked = report.settings.get("io") == "userptr" and swap.pressure in ("pageout", "both")
+    if not asked or swap.buffer_pages_out:
+        return None
+    return f"pressure {swap.pressure} was asked for, but not one page of the buffers was seen swapped out"
+
+
 def _pageout_failed(report: RunReport) -> str | None:
     """Whatever the hog swapped: the buffers themselves were not under the pressure that was asked for."""
     if report.swap.pageout_error is None:
@@ -110,6 +119,7 @@ _DOUBTS: tuple[Doubt, ...] = (
     _spoilt_by_haste,
     _no_swapping,
     _pageout_failed,
+    _buffers_stayed,
     _nothing_clean,
 )
 
