@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vcapdev.errors import ExitStatus, GuestError
+from vcapdev.errors import ExitStatus, GuestError, InconclusiveError
 from vcapdev.run import shell
 from vcapdev.run.command import run
 from vcapdev.run.options import RunOptions
@@ -19,7 +19,10 @@ from vcapdev.run.shell import interact
 class Interactive:
     """A session whose guest ends after some turns with ``status``, and whose card finds ``verdicts``."""
 
-    def __init__(self, status: int = 0, verdicts: tuple[str, ...] = (), gone: str = "") -> None:
+    def __init__(
+        self, status: int = 0, verdicts: tuple[str, ...] = (), gone: str = "", **checker: Any
+    ) -> None:
+        self._checker = {"pages_checked": 42, **checker}
         self.did: list[str] = []
         self.shown = io.StringIO()
         self.screen = Screen(self.shown)
@@ -44,7 +47,7 @@ class Interactive:
 
     def call(self, name: str) -> dict[str, Any]:
         assert "stop" not in self.did, "a device that has ended answers nothing"
-        return {"verdicts": {"verdicts": self._verdicts}, "check-status": {"pages_checked": 42}}[name]
+        return {"verdicts": {"verdicts": self._verdicts}, "check-status": self._checker}[name]
 
     def stop(self) -> None:
         self.did.append("stop")
@@ -80,6 +83,20 @@ def test_a_qemu_that_fails_says_why() -> None:
     with pytest.raises(GuestError, match=r"^QEMU ended with status 1: no such machine$"):
         interact(session)
     assert session.did[-1] == "stop"
+
+
+def test_what_nobody_could_judge_is_not_clean() -> None:
+    session: Any = Interactive(unchecked_writes=500, why_not="no vmcoreinfo")
+    with pytest.raises(InconclusiveError, match=r"^500 of the card's writes .*: no vmcoreinfo$"):
+        interact(session)
+    found: Any = Interactive(verdicts=("not-pinned",), unchecked_writes=500)
+    assert interact(found) is ExitStatus.FINDINGS
+
+
+def test_a_defect_of_the_checker_is_told() -> None:
+    session: Any = Interactive(defects=["IndexError: 5"])
+    assert interact(session) is ExitStatus.DEFECT
+    assert "IndexError: 5" in session.shown.getvalue()
 
 
 def test_a_device_that_dies_ends_it() -> None:
