@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from vcapdev.errors import ExitStatus
@@ -96,10 +97,15 @@ def test_the_stock_driver_is_clean_under_pressure(
         "frame.png",
         "frame-pages.png",
     } <= names
+    schema = json.loads((ROOT / "docs/report.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(
+        json.loads((tmp_path / "report/report.json").read_text())
+    )
 
 
-def test_the_unaltered_driver_built_like_the_mutants_is_clean() -> None:
-    options = RunOptions(frames=FRAMES, mutant="unaltered", clean=True)
+@pytest.mark.parametrize("swap", ["disk", "zram"])
+def test_the_unaltered_driver_built_like_the_mutants_is_clean(swap: str) -> None:
+    options = RunOptions(frames=FRAMES, swap=swap, mutant="unaltered", clean=True)
     status, report, _ = run(options, prepare(options, Silent()))
     assert status is ExitStatus.CLEAN, report.sentence
     assert report.pins.clean_at_pin > 0
