@@ -108,6 +108,26 @@ def test_what_the_program_did_not_give_away_is_not_its_own() -> None:
     assert one.open
 
 
+@pytest.mark.parametrize("rules", [("not-pinned",), ("pin-leak", "not-pinned"), ("copied-away", "free-page")])
+def test_a_verdict_about_the_stock_driver_is_never_as_expected(rules: tuple[str, ...]) -> None:
+    """Where nothing is wrong with data and pages, the checker is."""
+    one = judge(TABLE, cell(event="compact"), outcome(cell(event="compact"), rules=rules))
+    assert one.accused
+    assert one.open
+    told = [
+        line for line in shortfalls(TABLE, [one], whole=False) if "the driver is the kernel's own" in line
+    ]
+    assert len(told) == 1
+    altered = cell("2009", event="compact")
+    assert not judge(TABLE, altered, outcome(altered, rules=rules)).accused
+
+
+def test_a_copy_on_5_10_accuses_nobody() -> None:
+    old = cell(kernel="bullseye-5.10")
+    one = judge(TABLE, old, outcome(old, lost=7, rules=("copied-away",)))
+    assert (one.wrong, one.accused, one.open) == ("yes", frozenset(), False)
+
+
 def test_a_weak_reference_alone_is_no_wrong_page() -> None:
     one = judge(TABLE, cell("2009"), outcome(cell("2009"), rules=("not-pinned",)))
     assert (one.wrong, one.value("given")) == ("no", "no")

@@ -85,9 +85,19 @@ class Answer:
         return self.altered and self.played and self.data == "later" and not self.rules
 
     @property
+    def accused(self) -> frozenset[str]:
+        """Rules that accuse the kernel's own driver: false verdicts, as far as anybody knows.
+
+        Only that the program was given a copy is the kernel's doing, and is then the cell's answer.
+        """
+        fired = frozenset() if self.altered or not self.played else frozenset(self.rules)
+        return fired - COPIED if self.wrong == "yes" else fired
+
+    @property
     def open(self) -> bool:
         """Whether it has something that nobody has explained."""
-        return (self.surprise and not self.explanation) or (self.escaped and not self.escape)
+        unexplained = (self.surprise and not self.explanation) or (self.escaped and not self.escape)
+        return unexplained or bool(self.accused)
 
     def value(self, name: str) -> object:
         """What a sentence may claim of it."""

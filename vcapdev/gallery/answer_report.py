@@ -101,6 +101,8 @@ def shortfalls(table: Table, cells: Sequence[Answer], *, whole: bool) -> Iterato
         where = f"{one.cell.kernel} {one.cell.name}"
         if not one.played and not one.left_out:
             yield f"{where}: {one.why}"
+        elif one.accused:
+            yield f"{where}: {', '.join(sorted(one.accused))} fired, and the driver is the kernel's own"
         elif one.surprise and not one.explanation:
             yield f"{where}: {_short(one)}, expected {_expected(one)}, and nobody has explained it"
         elif one.escaped and not one.escape:
