@@ -61,8 +61,8 @@ class Checker:
         self._parts = (memory, describe, pause, dma_running, on_verdict)
         self._ground = ground = Ground(memory, dma_running)
         ground.court = self._court = Court(describe, pause, ground.still_running, on_verdict, ground.history)
-        self._examiner = Examiner(self, ground, self._court, pause)
         self._hazards = Hazards(self._court.explain)
+        self._examiner = Examiner(self, ground, self._court, self._hazards, pause)
         self._guard = ground.guard
         self.audit = Audit(0, 0)
         self._writes = self._bytes = self._checked = 0

@@ -28,6 +28,7 @@ from vcapdev.dmacheck.rules import (
     OUTSIDE_BUFFER,
 )
 from vcapdev.dmacheck.shortage import Shortage
+from vcapdev.dmacheck.strays import Strays
 from vcapdev.dmacheck.userpages import UserPages
 from vcapdev.dmacheck.watch import Watch
 from vcapdev.guestmm.kernel import Kernel
@@ -57,6 +58,7 @@ class Contract:
         self._kernel = kernel
         self._media = Media.of(kernel)
         self._shortage = Shortage(kernel, self._media)
+        self._strays = Strays(self._media)
         self._watches: dict[int, Watch] = {}
         self._given_back: dict[tuple[int, int], set[int]] = {}  # by buffer: fields at which it was not owned
         self._oddities = oddities
@@ -92,7 +94,7 @@ class Contract:
 
     def learn(self, record: Record, facts: PageFacts) -> None:
         """A program was learnt: find the buffer behind it."""
-        self._watches.pop(record.id, None)
+        self.forget(record.id)
         if not len(record.pfns):
             return
         watch = self._twin(record)
@@ -101,13 +103,18 @@ class Contract:
             watch = None if buffer is None else self._watch(record, buffer)
         if watch is None:
             self.unknown += 1
+            self._strays.add(record)
             return
+        self._found(record, watch)
+        self._settle(watch, facts)
+
+    def _found(self, record: Record, watch: Watch) -> None:
         if len(self._watches) >= _MAX_WATCHES:
             self._watches.pop(next(iter(self._watches)))
         self.learnt += 1
         self._oddities.add("bounced", len(record.pfns) if watch.buffer.bounced else 0)
         self._watches[record.id] = self._latest = watch
-        self._settle(watch, facts)
+        self._strays.had_buffer(record)
 
     def _settle(self, watch: Watch, facts: PageFacts) -> None:
         """Find out at once, where it is easy, what else would have to be found when the program writes."""
@@ -128,6 +135,7 @@ class Contract:
     def forget(self, program: int) -> None:
         """A program will not run again."""
         self._watches.pop(program, None)
+        self._strays.forget(program)
 
     def user_of(self, program: int) -> UserPages | None:
         """The same pages in their owner's memory, where a program's buffer is a user's."""
@@ -150,7 +158,7 @@ class Contract:
         """Whether there is nothing to look at closely: nearly always so."""
         watch = self._watches.get(pages.record.id)
         if watch is None:
-            return True
+            return not self._writing or pages.record.id not in self._strays
         if watch.claims is None or watch.claims[0] is not pages.facts or watch.short:
             return False
         if watch.user is not None and not watch.user.settled():
@@ -194,7 +202,7 @@ class Contract:
         """The look after the bytes have moved, and what is suspicious by now."""
         watch = self._current(pages.record.id)
         if watch is None:
-            return []
+            return self._stray(pages, field)
         given_back = watch.bad and not watch.buffer.owned
         watch.bad = False
         if watch.user is not None:
@@ -215,7 +223,8 @@ class Contract:
         """Look again, in a world that stands still if it can: lines of evidence, or None if it is not so."""
         watch = self._watches.get(pages.record.id)
         if watch is None:
-            return None
+            text = self._strays.confirm(breach, pages, list(self._writing))
+            return None if text is None else [text]
         now = self._media.again(watch.buffer)
         if breach.rule is NOT_THE_DEVICES:
             other = self._behind(pages.record)
@@ -299,6 +308,16 @@ class Contract:
         if len(self._given_back) > _MAX_WATCHES:
             self._given_back.clear()
         return len(fields) >= _FIELDS
+
+    def _stray(self, pages: BatchPages, field: int) -> list[Breach]:
+        """A program without a buffer writes: it may have one by now."""
+        record = self._strays.to_look_up(pages.record.id, field)
+        buffer = None if record is None else self._behind(record)
+        if record is not None and buffer is not None:
+            self.unknown -= 1
+            self._found(record, self._watch(record, buffer))
+            return []
+        return self._strays.breaches(pages, list(self._writing))
 
     def _outside(self, watch: Watch, batch: Batch, pages: BatchPages) -> list[Breach]:
         if watch.outside is None:

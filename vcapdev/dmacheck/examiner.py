@@ -16,9 +16,10 @@ from vcapdev.dmacheck.breach import Breach
 from vcapdev.dmacheck.court import Case, Court
 from vcapdev.dmacheck.fetches import Suspicion
 from vcapdev.dmacheck.ground import Ground
+from vcapdev.dmacheck.hazards import Hazards
 from vcapdev.dmacheck.ledger import Record, pages_of, too_many
 from vcapdev.dmacheck.look import BatchPages, Look, weigh
-from vcapdev.dmacheck.rules import DMA_OFF, PAGE_RULES, RECYCLED, USER, Codes
+from vcapdev.dmacheck.rules import DMA_OFF, PAGE_RULES, RECYCLED, UNLISTED, USER, Codes
 from vcapdev.guestmm.pages import PageSet
 
 LONG = 1500  # polls or fields, 20 ms each: what is pinned so long after DMA has ended is not on its way
@@ -33,9 +34,15 @@ class Examiner:
     """
 
     def __init__(
-        self, key: object, ground: Ground, court: Court, pause: Callable[[], AbstractContextManager[bool]]
+        self,
+        key: object,
+        ground: Ground,
+        court: Court,
+        hazards: Hazards,
+        pause: Callable[[], AbstractContextManager[bool]],
     ) -> None:
         self._key, self._ground, self._court, self._pause = key, ground, court, pause
+        self._hazards = hazards
         self.counts: Counter[str] = Counter()
         self.sentence: Codes | None = None  # of the last judgement, None: nothing was found
         self._idle = 0  # polls in a row with DMA off
@@ -171,7 +178,12 @@ class Examiner:
         """What the media framework has to say; nothing of it is pronounced before it is confirmed."""
         ground = self._ground
         contract = ground.contract
-        breaches = contract.after(batch, pages, ground.fields) if contract is not None else []
+        found = contract.after(batch, pages, ground.fields) if contract is not None else []
+        breaches = [breach for breach in found if breach.rule is not UNLISTED]
+        if ground.kernel is not None and pages.facts is not None and len(breaches) < len(found):
+            for breach in found:
+                if breach.rule is UNLISTED:
+                    self._hazards.add(ground.kernel, breach, batch, pages.facts, ground.fields)
         if breaches and contract is not None:
             self._charge(breaches, batch, pages, lambda breach: contract.confirm(breach, batch, pages))
 

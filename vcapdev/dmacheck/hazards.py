@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from vcapdev.dma import Batch, Origin
+from vcapdev.dmacheck.breach import Breach
 from vcapdev.dmacheck.look import BatchPages
-from vcapdev.dmacheck.rules import STABLE_PAGE, Rule
+from vcapdev.dmacheck.rules import STABLE_PAGE
 from vcapdev.guestmm.kernel import Kernel
 from vcapdev.guestmm.memory import PAGE_SHIFT
 from vcapdev.guestmm.pages import Bools, PageFacts
@@ -54,15 +55,15 @@ class Hazards:
         if busy.any() and first is not None and len(first.pfn) == len(facts.pfn):
             rows = np.flatnonzero(busy & _being_written(kernel, first))
             if len(rows):
-                self._add(STABLE_PAGE, kernel, batch, facts, rows.tolist(), field)
+                self.add(kernel, Breach(STABLE_PAGE, "", rows), batch, facts, field)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Plain values."""
         return [asdict(hazard) for hazard in self._found.values()]
 
-    def _add(
-        self, rule: Rule, kernel: Kernel, batch: Batch, facts: PageFacts, rows: list[int], field: int
-    ) -> None:
+    def add(self, kernel: Kernel, breach: Breach, batch: Batch, facts: PageFacts, field: int) -> None:
+        """What was found at a write, while that can be explained."""
+        rule, rows = breach.rule, breach.rows.tolist()
         known = self._found.get(rule.name)
         if known is not None:
             known.pages += len(rows)

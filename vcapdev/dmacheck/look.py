@@ -94,7 +94,6 @@ class BatchPages:
         "_material",
         "_promise",
         "_rests",
-        "_setting",
         "_still",
         "_stillness",
         "_version",
@@ -108,6 +107,7 @@ class BatchPages:
         "pages",
         "partial",
         "record",
+        "setting",
         "size",
         "watch",
         "written_version",
@@ -128,7 +128,7 @@ class BatchPages:
         self.first: PageFacts | None = None  # the facts as of before the bytes moved
         self.written_version = self.field = -1
         self._kernel = kernel
-        self._setting = setting
+        self.setting = setting
         self._version = -1
         self._promise: Promise = record.promise(pages.pfns)
         self._good = b""
@@ -184,7 +184,7 @@ class BatchPages:
                 self._remember()
                 return None  # the program of the other field has been here
         changed = self._changed()
-        look = Look(facts, judge(facts, self._promise, self._setting), changed)
+        look = Look(facts, judge(facts, self._promise, self.setting), changed)
         if look.bad or facts.torn.any():
             look = self.restudy(changed)
         self.facts = look.facts
@@ -220,7 +220,7 @@ class BatchPages:
             if not restless.any():
                 break
             before = self.pages.rows.copy()
-        codes = judge(facts, self._promise, self._setting)
+        codes = judge(facts, self._promise, self.setting)
         unsure = facts.torn | (restless & (codes != 0))
         suspects = facts.pfn[(codes != 0) | facts.torn][:_MOVED_CHECKS].tolist()
         codes[restless] = 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from vcapdev.dmacheck.rules import UNLISTED
 from vcapdev.report.model import Frames
 
 Json = dict[str, Any]
@@ -203,4 +204,12 @@ class Outcome:
                 found.append(f"{self.bad_frames} of {self.frames.captured} frames arrived damaged")
             if self.status.get("unchecked_writes"):
                 found.append(f"{self.status['unchecked_writes']} writes could not be checked")
+            found += self._of_buffers()
         return found
+
+    def _of_buffers(self) -> list[str]:
+        """The kernel's own drivers write to nothing but buffers that can be found."""
+        lost = int((self.status.get("contract") or {}).get("not_found", 0))
+        stray = [one for one in self.status.get("hazards") or () if one.get("rule") == UNLISTED.name]
+        found = [f"no buffer was found behind {lost} programs"] if lost else []
+        return found + [f"{one['pages']} pages were in no queue's list" for one in stray]

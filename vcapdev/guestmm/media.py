@@ -100,7 +100,7 @@ class Media:
             self._find_queues()
         found: list[MediaBuffer] = []
         for queue in list(self._queues):
-            found += self._in(queue)
+            found += self.of_queue(queue)
         return found
 
     def pins(self) -> dict[tuple[int, int], NDArray[np.int64]]:
@@ -185,7 +185,7 @@ class Media:
 
     def again(self, buffer: MediaBuffer) -> MediaBuffer | None:
         """The same buffer as it is now; None when the framework has let go of it or of its memory."""
-        now = next((now for now in self._in(buffer.queue) if now.key == buffer.key), None)
+        now = next((now for now in self.of_queue(buffer.queue) if now.key == buffer.key), None)
         return self._as_bounced(now) if now is not None and buffer.bounced else now
 
     def opener(self, buffer: MediaBuffer) -> str:
@@ -193,7 +193,8 @@ class Media:
         known = self._queues.get(buffer.queue)
         return f"pid {known[1].pid} ({known[1].comm})" if known is not None else ""
 
-    def _in(self, queue: int) -> list[MediaBuffer]:
+    def of_queue(self, queue: int) -> list[MediaBuffer]:
+        """The buffers of a queue that have memory; none where there is no such queue any more."""
         return self._read(queue, methodcaller("buffers", queue))
 
     def _read(self, queue: int, read: Callable[[Framework], list[MediaBuffer]]) -> list[MediaBuffer]:

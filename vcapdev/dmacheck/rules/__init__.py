@@ -34,6 +34,7 @@ from vcapdev.dmacheck.rules.contract import (
     NOT_THE_DEVICES,
     OUTSIDE_BUFFER,
     STALE_BUFFER,
+    UNLISTED,
 )
 from vcapdev.dmacheck.rules.device import (
     CROSSES_PAGES,
@@ -99,6 +100,7 @@ __all__ = [
     "STABLE_PAGE",
     "STALE_BUFFER",
     "TWICE",
+    "UNLISTED",
     "USER",
     "USE_AFTER_UNMAP",
     "Codes",

@@ -118,13 +118,34 @@ class StaleBuffer(Rule):
     )
 
 
+class Unlisted(Rule):
+    id, name = "S3", "unlisted"
+    sentence = "the device wrote to pages that no queue lists, while it was filling buffers of a queue"
+    severity, certainty = "hazard", TWICE
+    facts = "the buffers of all queues that can be found, at two fields, and that one of them is the device's"
+    why = (
+        "The program is for none of the buffers that the media framework knows. A driver may have reasons to"
+        " let its card write elsewhere (a scratch buffer for frames that nobody wants), and a file that only"
+        " io_uring holds is not found: so it is reported, and no verdict. bttv has no such reason."
+    )
+    looks = "hazard: the device wrote to pages that no queue lists: 216 pages (unlisted, no verdict)"
+    near = (
+        "pages that were a queue's buffer before: that is not-the-devices (V13)",
+        "coherent memory of a driver of which no program has a buffer in a queue (L12)",
+        "the bounce pool (L13): its slots are found through the buffers' scatterlists, or not judged",
+        "memory of a device, an overlay (L17): no page of RAM",
+    )
+    proof = "memory made by hand (tests/dmacheck/test_strays_of_queues.py), with both frameworks"
+
+
 NOT_THE_DEVICES, OUTSIDE_BUFFER, MISSING_PIN = NotTheDevices(), OutsideBuffer(), MissingPin()
 COPIED_AWAY = CopiedAway()
-STALE_BUFFER = StaleBuffer()
+STALE_BUFFER, UNLISTED = StaleBuffer(), Unlisted()
 CONTRACT_RULES: tuple[Rule, ...] = (
     NOT_THE_DEVICES,
     OUTSIDE_BUFFER,
     MISSING_PIN,
     COPIED_AWAY,
     STALE_BUFFER,
+    UNLISTED,
 )
