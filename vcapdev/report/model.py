@@ -23,7 +23,7 @@ class Kernel:
 
     recipe: str  # name in images/
     release: str  # uname -r
-    image: str  # file name of the kernel image, or the path given with --kimg
+    image: str  # path of the kernel image: the package's, or the one given
     replaced_modules: list[str] = field(default_factory=list)
     mutant: str | None = None
     modules: list[Json] = field(default_factory=list)  # what replaced stock ones: file, compiler

@@ -44,7 +44,7 @@ class Prepared:
         """For the report."""
         replaced = [] if options.mutant else [str(path) for path in options.modules]
         return Kernel(
-            options.kernel, self.guest.release, str(self.kernel), replaced, options.mutant,
+            options.kernel, self.guest.release, str(self.guest.kernel), replaced, options.mutant,
             describe_modules(self.overrides), list(self.built_from),
         )  # fmt: skip
 
