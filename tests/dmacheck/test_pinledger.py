@@ -137,54 +137,101 @@ def idle(card):
     card.listed = []
     ground.contract.claimed = lambda pfns: np.isin(pfns, card.listed)
     card.checker.checkpoint(Checkpoint.DMA_STOP)
+    card.seconds = card.checker._examiner.clock()
+    card.checker._examiner.clock = lambda: card.seconds
     return card
 
 
-def polls(card, count):
+def later(card, ticks=2500):
+    """Time goes by for everybody; for the guest so many ticks of its clock."""
+    card.seconds += LONG
+    guest = card.guest
+    guest.poke64(guest.jiffies_at, guest.peek64(guest.jiffies_at) + ticks)
+
+
+def looks(card, count, ticks=2500):
+    """So many looks for pins that nobody lists."""
     for _ in range(count):
+        later(card, ticks)
         card.checker.poll()
 
 
 def test_p1_pins_long_after_the_framework_has_let_go(idle):
-    polls(idle, LONG - 1)
+    looks(idle, 3)
+    idle.seconds += LONG - 1
+    idle.checker.poll()
     assert idle.rules == []
-    polls(idle, 1)
+    looks(idle, 1)
+    assert idle.rules == ["pinned-after-close"]
+    assert idle.found[0].pfn == A
+    looks(idle, 1)
+    assert idle.found[0].count == 2  # counted, and told once
+
+
+def test_p1_while_dma_runs_for_other_buffers(idle):
+    """And the card is hardly ever polled while it sees fields."""
+    idle.checker.checkpoint(Checkpoint.DMA_START)
+    idle.guest.anon(B)
+    other = idle.program(B)
+    idle.listed = [B]
+    for _ in range(4):
+        assert idle.rules == []
+        later(idle)
+        idle.write(other)
+        idle.field()
     assert idle.rules == ["pinned-after-close"]
     assert idle.found[0].pfn == A
 
 
-def test_p1_while_the_card_still_sees_fields(idle):
-    """It is hardly ever polled then."""
-    for _ in range(LONG - 1):
-        idle.field()
-    assert idle.rules == []
-    idle.field()
-    assert idle.rules == ["pinned-after-close"]
-
-
 def test_p1_l16_a_buffer_that_stays_in_its_queue(idle):
     idle.listed = [A]
-    polls(idle, 3 * LONG)
+    looks(idle, 12)
+    assert idle.rules == []
+
+
+def test_p1_a_list_in_between(idle):
+    looks(idle, 3)
+    idle.listed = [A]
+    looks(idle, 1)
+    idle.listed = []
+    looks(idle, 3)
     assert idle.rules == []
 
 
 def test_p1_a_release_in_time(idle):
-    polls(idle, LONG - 1)
+    looks(idle, 3)
     idle.guest.anon(A, pins=0, flags="dirty")
-    polls(idle, 2)
+    looks(idle, 2)
     assert idle.rules == []
 
 
-def test_p1_dma_that_goes_on_again(idle):
-    polls(idle, LONG - 1)
+def test_p1_released_and_pinned_again_between_two_looks(idle):
+    """By a program that comes again and again: each time it is met without a list, but it is another pin."""
+    looks(idle, 3)
+    idle.guest.anon(A, pins=0, flags="dirty")
+    idle.checker.poll()
+    idle.guest.anon(A)
     idle.checker.checkpoint(Checkpoint.DMA_START)
-    polls(idle, 2)
+    idle.write(idle.program(A))
+    idle.checker.checkpoint(Checkpoint.DMA_STOP)
+    idle.checker._ground.pins.ledger.name(A, "videobuf userptr buffer 1")
+    looks(idle, 3)
     assert idle.rules == []
+    looks(idle, 1)
+    assert idle.rules == ["pinned-after-close"]
+
+
+def test_p1_a_guest_that_is_paused_has_no_time_to_give_back(idle):
+    looks(idle, 1)
+    looks(idle, 20, ticks=1)
+    assert idle.rules == []
+    looks(idle, 3)
+    assert idle.rules == ["pinned-after-close"]
 
 
 def test_p1_where_no_framework_can_be_read(idle):
     idle.checker._ground.contract.claimed = lambda pfns: None
-    polls(idle, LONG)
+    looks(idle, 5)
     assert idle.rules == []
 
 
@@ -193,5 +240,7 @@ def test_p1_pages_that_no_framework_ever_listed(card):
     card.write(card.program(A))
     card.checker._ground.contract.claimed = lambda pfns: np.zeros(len(pfns), dtype=bool)
     card.checker.checkpoint(Checkpoint.DMA_STOP)
-    polls(card, LONG)
+    card.seconds = card.checker._examiner.clock()
+    card.checker._examiner.clock = lambda: card.seconds
+    looks(card, 5)
     assert card.rules == []

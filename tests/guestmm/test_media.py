@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 
+import numpy as np
 import pytest
 from frameworks import DESCRIPTORS, FILE, MediaGuest, at, guest_page
 from synthetic import PAGE, BtfBuilder, SyntheticGuest
@@ -168,3 +169,20 @@ def test_a_file_that_leads_nowhere(media, word):
     for offset in (16, 24):
         media.put(FILE + offset, word)
         assert buffers(kernel_of(media)) == []
+
+
+def test_who_has_a_claim_to_pages(media, monkeypatch):
+    """A buffer in whatever state lists its pages; it holds pins of them only in some; io_uring does both."""
+    media.buffer((700, 701), state="needs-init")
+    found = Media.of(kernel_of(media))
+    assert [len(pfns) for pfns in found.listed()] == [2]
+
+    class Rings:
+        def pages(self, ring: int) -> list[np.ndarray]:
+            return [np.array([900, 901]), np.array([700])]
+
+    monkeypatch.setattr(found, "_rings", Rings())
+    monkeypatch.setattr(found.files, "find", lambda: [])
+    monkeypatch.setattr(found.files, "rings", [0x1000, 0x1000])  # two processes have it open
+    assert sorted(np.concatenate(found.listed()).tolist()) == [700, 700, 701, 900, 901]
+    assert set(found.pins()) == {(0x1000, -1), (0x1000, -2)}

@@ -143,10 +143,10 @@ class Contract:
         return None if watch is None else watch.user
 
     def claimed(self, pfns: Ints) -> NDArray[np.bool_] | None:
-        """Which of these pages some buffer of a framework lists; None where no framework can be read."""
+        """Which of these pages a framework's buffer, or io_uring, lists; None where nothing can be read."""
         if self._media.why_not:
             return None
-        listed = [buffer.pfns for buffer in self._media.buffers()]
+        listed = self._media.listed()
         return np.isin(pfns, np.concatenate(listed)) if listed else np.zeros(len(pfns), dtype=bool)
 
     def buffer_of(self, program: int) -> MediaBuffer | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -21,8 +22,10 @@ from vcapdev.dmacheck.ledger import Record, pages_of, too_many
 from vcapdev.dmacheck.look import BatchPages, Look, weigh
 from vcapdev.dmacheck.rules import DMA_OFF, PAGE_RULES, RECYCLED, UNLISTED, USER, Codes
 from vcapdev.guestmm.pages import PageSet
+from vcapdev.guestmm.vmstat import read_ticks
 
-LONG = 1500  # polls or fields, 20 ms each: what is pinned so long after DMA has ended is not on its way
+LONG = 10.0  # seconds between two looks for pins that nobody lists
+_TICKS = 1000  # of the guest's own clock that must have passed too, at 100 Hz or more: it may be paused
 
 
 class Examiner:
@@ -45,7 +48,9 @@ class Examiner:
         self._hazards = hazards
         self.counts: Counter[str] = Counter()
         self.sentence: Codes | None = None  # of the last judgement, None: nothing was found
-        self._idle = 0  # polls in a row with DMA off
+        self.clock: Callable[[], float] = time.monotonic
+        self._next = self.clock() + LONG  # when pins that nobody lists are looked for
+        self._ticks: int | None = None  # the guest's clock when that was done last
         self.unjudged = False  # whether the last one was put off: it cannot be audited
 
     # Making ready.
@@ -258,19 +263,23 @@ class Examiner:
                 self._court.device_verdict(DMA_OFF, "DMA write after a stop", batch)
 
     def linger(self) -> None:
-        """To be called with every poll and every field: look at what is pinned long after DMA ended.
+        """To be called with every poll and every field: look for pins that nobody lists.
 
         While fields come without DMA there are hardly any polls.
         """
-        ground = self._ground
-        pins, contract = ground.pins, ground.contract
-        if ground.running is not False or pins is None or contract is None or not len(pins.table):
-            self._idle = 0
+        if self.clock() < self._next:
             return
-        self._idle += 1
-        if self._idle % LONG == 0 and not ground.judging and ground.ready():
+        self._next = self.clock() + LONG
+        ground = self._ground
+        if ground.judging or not ground.ready() or ground.kernel is None:
+            return
+        ticks = read_ticks(ground.kernel)
+        if ticks is not None and self._ticks is not None and 0 <= ticks - self._ticks < _TICKS:
+            return  # the guest has hardly run since: it has had no time to give anything back
+        self._ticks = ticks
+        if ground.pins is not None and ground.contract is not None and len(ground.pins.table):
             with ground.judgement():
-                pins.linger(contract.claimed, ground.books.latest)
+                ground.pins.linger(ground.contract.claimed, ground.books.latest)
 
     # Fetching.
 

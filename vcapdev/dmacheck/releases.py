@@ -21,6 +21,8 @@ from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE, GuestReadError
 from vcapdev.guestmm.pages import Bools, PageFacts, Pfns
 from vcapdev.guestmm.vmstat import PinCounters, read_pages_written, read_pin_counters
 
+_LOOKS = 4  # in a row at which nobody lists a page: half a minute
+
 Books = Callable[[], Iterable[Record]]  # all programs that are remembered, the latest first
 
 
@@ -45,6 +47,7 @@ class Releases:
         self.ledger: PinLedger = PinLedger.after(kernel, when, former.ledger if former is not None else None)
         self._figures: Counter[str] = former._figures if former is not None else Counter()
         self._late: set[int] = set()
+        self._unlisted: dict[int, int] = {}  # pinned pages that nobody lists: at how many linger() in a row
         self._docket: deque[tuple[Rule, PageFacts, NDArray[np.intp]]] = deque()
         known: PinCounters | None = former._at_attach if former is not None else None
         self._at_attach: PinCounters | None = known if known is not None else read_pin_counters(kernel)
@@ -79,6 +82,9 @@ class Releases:
         written = read_pages_written(self._kernel) if table.of_files or table.in_swap else None
         release = self.table.look()
         if release is not None:
+            if self._unlisted:
+                for pfn in release.facts.pfn.tolist():
+                    self._unlisted.pop(pfn, None)
             self._judge(release)
         self._written = written
         return None if release is None else release.facts.pfn
@@ -220,11 +226,14 @@ class Releases:
         }
 
     def linger(self, claimed: Callable[[Pfns], Bools | None], books: Books) -> None:
-        """DMA has been off for long: pins of buffers that no framework lists any more are forgotten ones.
+        """Pins that nobody lists for half a minute are forgotten ones. To be called every ten seconds.
+
+        They must be of pages that were a buffer's, and not have been dropped in between.
 
         :param claimed: which pages some buffer of a media framework lists; None where that is unknown.
         """
         facts = self.table.still_pinned()
+        before, self._unlisted = self._unlisted, {}
         if facts is None:
             return
         listed = claimed(facts.pfn)
@@ -232,7 +241,10 @@ class Releases:
             return
         named = np.array([self.ledger.is_named(pfn) for pfn in facts.pfn.tolist()], dtype=bool)
         rows = np.flatnonzero(facts.pinned & ~facts.torn & ~listed & named)
-        if len(rows):
+        self._unlisted = {pfn: before.get(pfn, 0) + 1 for pfn in facts.pfn[rows].tolist()}
+        overdue = [row for row in rows.tolist() if self._unlisted[int(facts.pfn[row])] >= _LOOKS]
+        if overdue:
+            rows = np.array(overdue, dtype=np.intp)
             self._court.pin_verdict(PINNED_AFTER_CLOSE, self._kernel, facts, rows, books())
 
     def _confirm_growth(self) -> tuple[int, str]:

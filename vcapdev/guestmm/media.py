@@ -10,7 +10,7 @@ Nothing here knows a driver: a queue is recognised by the framework's operations
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from operator import methodcaller
 from typing import Protocol
@@ -103,6 +103,10 @@ class Media:
             found += self.of_queue(queue)
         return found
 
+    def listed(self) -> list[NDArray[np.int64]]:
+        """Page frames that somebody known has a claim to: buffers in whatever state, rings of io_uring."""
+        return [buffer.pfns for buffer in self.buffers()] + [pfns for _, pfns in self._registered()]
+
     def pins(self) -> dict[tuple[int, int], NDArray[np.int64]]:
         """Page frames that somebody known holds pins on, one for each time that a frame is listed; by holder.
 
@@ -110,10 +114,14 @@ class Media:
         out, and what is registered with io_uring. To find them anew goes through all tasks.
         """
         found = {buffer.key: buffer.pfns for buffer in self.buffers() if buffer.holds}
+        return found | dict(self._registered())
+
+    def _registered(self) -> Iterator[tuple[tuple[int, int], NDArray[np.int64]]]:
+        """What is registered with io_uring, once the files were looked at."""
         if self._files is not None and self._rings is not None:
             for ring in set(self._files.rings):
-                found |= {(ring, -1 - number): pfns for number, pfns in enumerate(self._rings.pages(ring))}
-        return found
+                for number, pfns in enumerate(self._rings.pages(ring)):
+                    yield (ring, -1 - number), pfns
 
     def behind(self, pfns: Pfns, ends: tuple[int, int]) -> list[MediaBuffer]:
         """The buffers that a program writes to: those with most of its pages, more than one only if equal.

@@ -78,6 +78,15 @@ def node_stat(kernel: Kernel, item: int) -> int:
     return value
 
 
+def read_ticks(kernel: Kernel) -> int | None:
+    """The kernel's own clock (``jiffies``, 100 to 1000 a second); None where it cannot be read."""
+    place = kernel.symbols.address("jiffies")
+    try:
+        return None if place is None else kernel.table.u64(place)
+    except GuestReadError:
+        return None
+
+
 def counter_slack(kernel: Kernel) -> int:
     """How far the difference of two node counters in /proc/vmstat may be off: the shares that are left out.
 

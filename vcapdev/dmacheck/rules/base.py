@@ -21,6 +21,7 @@ ALWAYS = "certain at any single stable look"
 TWICE = "certain when seen both before and after the bytes moved"
 AT_RELEASE = "certain when seen at the first look after the release"
 AT_REST = "certain once capture has ended"
+LASTING = "certain when seen at each look for half a minute"
 BY_ORDER = "certain by the order of what the device itself did"
 CONFIRMED = "certain once confirmed with the vCPUs stopped"
 

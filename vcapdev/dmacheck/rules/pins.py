@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from vcapdev.dmacheck.rules.base import AT_RELEASE, AT_REST, Rule
+from vcapdev.dmacheck.rules.base import AT_RELEASE, AT_REST, LASTING, Rule
 
 
 class NotDirtied(Rule):
@@ -50,16 +50,18 @@ class PinLeak(Rule):
 class PinnedAfterClose(Rule):
     id, name = "P1", "pinned-after-close"
     sentence = "pages are still pinned long after the media framework has let go of their buffer"
-    severity, certainty = "leak", AT_REST
-    facts = "the pins of pages that were DMA targets, the buffers of all queues, whether DMA runs"
+    severity, certainty = "leak", LASTING
+    facts = "the pins of pages that were a buffer's, the buffers of all queues, what io_uring has registered"
     why = (
-        "No queue of any media framework lists the page any more and DMA is off, for half a minute on end: "
-        "whoever took the pin for a buffer has forgotten it. It needs no word from the capture program."
+        "The page was a buffer's, and its pin was never dropped. No queue of any media framework lists it any"
+        " more, nor io_uring, for half a minute in which the guest ran: whoever pinned it for the buffer has "
+        "forgotten it. It needs no word from the capture program, nor an end of DMA."
     )
     looks = "anonymous page; refcount 1024, pins 1, not mapped; no buffer lists it"
     near = (
         "a stream that stands still with its buffers in the queue (L16): a buffer lists the page",
         "a process that is slow to exit: less than half a minute",
+        "memory that the user has registered with io_uring as well: listed there",
     )
 
 
