@@ -94,6 +94,7 @@ def test_one_field_is_not_enough(card):
         buffer.state = "active"
         frames(card, batch, 1)
     assert card.rules == []
+    assert card.oddities["given-back"] == 4 * len(PAGES)
 
 
 def test_both_fields_of_one_frame_are_enough(card):

@@ -214,10 +214,12 @@ class Contract:
             self._given_back.pop(watch.buffer.key, None)
             found = [*self._outside(watch, batch, pages), *self._shortage.missing(watch, pages, field)]
             return [*found, *self._astray(watch, pages), *self._copied(watch, pages)]
-        if given_back and self._at_last(watch.buffer, field):
-            rows = np.arange(pages.count)
-            return [Breach(NOT_THE_DEVICES, _given_back_text(watch.buffer), rows)]
-        return []
+        if not given_back:
+            return []
+        if not self._at_last(watch.buffer, field):
+            self._oddities.add("given-back", pages.count)
+            return []
+        return [Breach(NOT_THE_DEVICES, _given_back_text(watch.buffer), np.arange(pages.count))]
 
     def confirm(self, breach: Breach, batch: Batch, pages: BatchPages) -> list[str] | None:
         """Look again, in a world that stands still if it can: lines of evidence, or None if it is not so."""

@@ -28,6 +28,9 @@ ODDITIES = {
     "bounced": "the device wrote to the bounce pool (swiotlb); the kernel copies that to the buffer's pages",
     "bus-master-off": "a transfer that did not happen, because the driver has bus mastering switched off",
     "fetch-aborted": "instructions were fetched from an address behind which there is no RAM",
+    "given-back": (
+        "pages of a buffer that the framework had back before and after a write, at one field: no judgement"
+    ),
     "raced-with-stop": "looked bad, but the driver had stopped DMA by then",
     "release-seen-late": "released, and cleaned or given away before that was seen: no judgement",
     "passing": "bad at only one of two looks",
