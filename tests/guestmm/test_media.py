@@ -7,11 +7,12 @@ import struct
 
 import numpy as np
 import pytest
-from frameworks import DESCRIPTORS, FILE, MediaGuest, at, guest_page
+from frameworks import DESCRIPTORS, FILE, USER, MediaGuest, at, guest_page
 from synthetic import PAGE, BtfBuilder, SyntheticGuest
 
 from vcapdev.guestmm.btf import BtfError, Kind
 from vcapdev.guestmm.kernel import attach
+from vcapdev.guestmm.leaves import Leaves
 from vcapdev.guestmm.media import Media, buffers
 from vcapdev.guestmm.memory import GuestMemory, GuestReadError
 from vcapdev.guestmm.modulebtf import SplitBtf
@@ -186,3 +187,16 @@ def test_who_has_a_claim_to_pages(media, monkeypatch):
     monkeypatch.setattr(found.files, "rings", [0x1000, 0x1000])  # two processes have it open
     assert sorted(np.concatenate(found.listed()).tolist()) == [700, 700, 701, 900, 901]
     assert set(found.pins()) == {(0x1000, -1), (0x1000, -2)}
+
+
+def test_a_swap_entry_is_one_only_where_the_kernel_has_such_a_swap_file(media):
+    """Type 1, offset 0x1234: the type in the five highest bits, the offset inverted from bit 9 on."""
+    files = media.variable("nr_swapfiles", struct.pack("<I", 2))
+    media.write_note()
+    media.own(0, 700)
+    media.entry(0, 1 << 59 | (~0x1234 & (1 << 50) - 1) << 9)
+    kernel = kernel_of(media)
+    leaves = Leaves(kernel, media.user_top, np.array([USER]))
+    assert leaves.swapped().tolist() == [1 << 58 | 0x1234]
+    media.poke(files, struct.pack("<I", 1))
+    assert leaves.swapped().tolist() == [-2]

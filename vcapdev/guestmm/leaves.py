@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcapdev.guestmm.kernel import Kernel
-from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE
+from vcapdev.guestmm.memory import PAGE_SHIFT, PAGE_SIZE, GuestReadError
 from vcapdev.guestmm.pagetable import ACCESSED, DIRTY, ENTRIES, FRAME, LARGE, PRESENT, PROTNONE
 from vcapdev.guestmm.peeks import Spots
 from vcapdev.guestmm.words import Words
@@ -161,13 +161,26 @@ class Leaves:
     def swapped(self) -> _Ints:
         """The swap entry at each address as ``page.private`` has it; -1 where there is none, -2 for an entry
         of another sort (migration, marker).
+
+        Type and offset are where arch/x86/include/asm/pgtable_64.h has them since 4.18, the offset inverted,
+        and they are joined as in include/linux/swapops.h. Types beyond the kernel's own number of swap files
+        are of another sort, and would all be if either lay elsewhere.
         """
         entry = self.entries
         kind = (entry >> np.uint64(59)).astype(np.int64)
         offset = ((~entry << np.uint64(5)) >> np.uint64(14)).astype(np.int64)
         swap = (self.pfns() < 0) & (entry != 0) & ((entry & np.uint64(PRESENT)) == 0)
-        value = np.where(kind < _MAX_SWAPFILES, (kind << 58) | offset, np.int64(-2))
+        value = np.where(kind < self._swap_files(), (kind << 58) | offset, np.int64(-2))
         return np.where(swap, value, np.int64(-1))
+
+    def _swap_files(self) -> int:
+        """How many swap files there ever were at a time, as the kernel counts (``nr_swapfiles``)."""
+        place = self._kernel.symbols.address("nr_swapfiles")
+        try:
+            known = _MAX_SWAPFILES if place is None else self._kernel.table.u32(place)
+        except GuestReadError:
+            return _MAX_SWAPFILES
+        return min(known, _MAX_SWAPFILES)
 
 
 def _walks(kernel: Kernel) -> dict[tuple[int, int, int], _Walk]:
