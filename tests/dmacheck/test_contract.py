@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fakecard import FakeCard
-from frameworks import USER, MediaGuest
+from frameworks import SPACE, USER, MediaGuest, at, guest_page
 from synthetic import PAGE
 
 from vcapdev.dma import Batch, Program
@@ -340,4 +340,24 @@ def test_a_descriptor_table_that_claims_too_much(framework):
     card = FakeCard(guest)
     frames(card, card.program(700))
     assert card.rules == []
+    guest.close()
+
+
+# Imported memory.
+
+
+@pytest.mark.parametrize(("references", "rules"), [(2, []), (1, ["not-pinned"])])
+def test_a_dmabuf_that_its_exporter_holds_by_references_alone(references, rules):
+    """As udmabuf did before Linux 6.11: shmem pages in the page cache, and one reference more."""
+    guest = MediaGuest(framework="vb2")
+    for pfn in PAGES:
+        guest.page(pfn, "uptodate lru swapbacked", refcount=references, mapping=at(SPACE), index=pfn)
+    buffer = guest.buffer(PAGES, memory="dmabuf")
+    for number, pfn in enumerate(PAGES):
+        guest.put(buffer.sg + 32 * number, guest_page(pfn), PAGE << 32, pfn * PAGE, 0)
+    card = FakeCard(guest)
+    frames(card, card.program(*PAGES))
+    assert card.rules == rules
+    assert card.oddities.get("held-by-exporter", 0) == (0 if rules else 2 * len(PAGES))
+    assert status(card)["buffers_found"] == 1
     guest.close()

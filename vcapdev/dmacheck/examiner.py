@@ -20,7 +20,8 @@ from vcapdev.dmacheck.ground import Ground
 from vcapdev.dmacheck.hazards import Hazards
 from vcapdev.dmacheck.ledger import Record, pages_of, too_many
 from vcapdev.dmacheck.look import BatchPages, Look, weigh
-from vcapdev.dmacheck.rules import DMA_OFF, PAGE_RULES, RECYCLED, UNLISTED, USER, Codes
+from vcapdev.dmacheck.rules import DMA_OFF, NOT_PINNED, PAGE_RULES, RECYCLED, UNLISTED, USER, Codes
+from vcapdev.guestmm.mediabuffer import DMABUF
 from vcapdev.guestmm.pages import PageSet
 from vcapdev.guestmm.vmstat import read_ticks
 
@@ -158,6 +159,7 @@ class Examiner:
         ground = self._ground
         codes, passing = weigh(before, after, pages.count)
         self._excuse_renewed(codes, pages)
+        self._excuse_imported(codes, pages)
         guilty = np.flatnonzero(codes)
         ground.oddities.add("passing", passing)
         if not len(guilty) or ground.kernel is None:
@@ -253,6 +255,17 @@ class Examiner:
             codes[recycled] = 0
             pages.record.forget(kind=False)
             self._ground.oddities.add("pinned-again")
+
+    def _excuse_imported(self, codes: Codes, pages: BatchPages) -> None:
+        """Who exports a DMABUF keeps its memory; with references alone in udmabuf before Linux 6.11."""
+        contract, facts = self._ground.contract, pages.facts
+        buffer = contract.buffer_of(pages.record.id) if contract is not None else None
+        if buffer is None or buffer.memory != DMABUF or facts is None:
+            return
+        users = facts.mapcount + 1 + (facts.mapping != 0)  # those who map it, and the page cache
+        held = (codes == 1 + PAGE_RULES.index(NOT_PINNED)) & (facts.refcount > users)
+        codes[held] = 0
+        self._ground.oddities.add("held-by-exporter", int(np.count_nonzero(held)))
 
     # What is certain by the order of things.
 

@@ -49,6 +49,7 @@ from vcapdev.dmacheck.rules.device import (
 from vcapdev.dmacheck.rules.dmaapi import DMAAPI_RULES, NEVER_MAPPED, NOT_FOR_WRITING, USE_AFTER_UNMAP
 from vcapdev.dmacheck.rules.pages import (
     BAD_COUNT,
+    NOT_PINNED,
     OUTSIDE_RAM,
     PAGE_RULES,
     RECYCLED,
@@ -88,6 +89,7 @@ __all__ = [
     "NEVER_MAPPED",
     "NOT_DIRTIED",
     "NOT_FOR_WRITING",
+    "NOT_PINNED",
     "NOT_THE_DEVICES",
     "NO_WRITE_RIGHT",
     "OUTSIDE_BUFFER",

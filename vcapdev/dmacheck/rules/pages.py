@@ -194,6 +194,7 @@ class NotPinned(PageRule):
         "sight",
         "a release that the driver did right after it stopped DMA: the stop is handled before anything is "
         "said",
+        "an imported DMABUF whose exporter holds its pages by references alone (udmabuf before Linux 6.11)",
     )
 
     def broken(self, facts: PageFacts, promise: Promise, setting: Setting) -> Bools:
@@ -244,7 +245,8 @@ PAGE_RULES: tuple[PageRule, ...] = (
     NotPinned(),
     IllPlaced(),
 )
-OUTSIDE_RAM, BAD_COUNT, RECYCLED = PAGE_RULES[0], PAGE_RULES[4], PAGE_RULES[5]
+OUTSIDE_RAM, BAD_COUNT = PAGE_RULES[0], PAGE_RULES[4]
+RECYCLED, NOT_PINNED = PAGE_RULES[5], PAGE_RULES[6]
 _ALWAYS = np.array([False, *(rule.certainty == ALWAYS for rule in PAGE_RULES)])
 
 
