@@ -32,7 +32,7 @@ ODDITIES = {
         "pages of a buffer that the framework had back before and after a write, at one field: no judgement"
     ),
     "held-by-exporter": (
-        "pages of an imported DMABUF that their exporter holds by references, not by pins (udmabuf before 6.11)"
+        "pages of an imported DMABUF that its exporter holds by references, not by pins (udmabuf before 6.11)"
     ),
     "raced-with-stop": "looked bad, but the driver had stopped DMA by then",
     "release-seen-late": "released, and cleaned or given away before that was seen: no judgement",
