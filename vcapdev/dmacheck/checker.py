@@ -341,6 +341,8 @@ class Checker:
         """As :meth:`_look_at_pins`, where the vCPUs may be stopped to explain what was found."""
         self._look_at_pins()
         ground = self._ground
-        if ground.pins is not None and not ground.judging and ground.kernel is not None:
+        if ground.pins is None or not ground.pins.heard:  # nearly always so
+            return
+        if not ground.judging and ground.kernel is not None:
             with ground.judgement():
                 ground.pins.hear(ground.books.latest)

@@ -89,6 +89,11 @@ class Releases:
         self._written = written
         return None if release is None else release.facts.pfn
 
+    @property
+    def heard(self) -> bool:
+        """Whether :meth:`look` has found anything that was not pronounced yet."""
+        return bool(self._docket)
+
     def hear(self, books: Books) -> None:
         """Pronounce what :meth:`look` has found."""
         while self._docket:
