@@ -127,6 +127,16 @@ def test_a_mutant_is_for_packaged_kernels(option: str, tmp_path: Path) -> None:
         parse("--mutant", "early-unpin", option, str(tmp_path / "file"))
 
 
+def test_own_files_are_named_so_that_they_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bzImage").touch()
+    monkeypatch.chdir(tmp_path)
+    assert parse("--kimg", "bzImage").kimg == tmp_path / "bzImage"
+    assert parse("--kdir", "linux").kdir == tmp_path / "linux"
+    assert parse().kdir is None
+
+
 def test_mutant_and_module_exclude_each_other(tmp_path: Path) -> None:
     (tmp_path / "a.ko").touch()
     with pytest.raises(UsageError, match="give one of them"):

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,10 @@ from vcapdev.run.command import run
 from vcapdev.run.options import RunOptions
 from vcapdev.run.screen import Screen
 from vcapdev.run.shell import interact
+from vcapdev.vm.agent import AgentGoneError
+from vcapdev.vm.console import ConsoleTail
+from vcapdev.vm.kernel_log import parse_console
+from vcapdev.vm.watch import CrashWatch, GuestCrash
 
 
 class Interactive:
@@ -28,13 +34,28 @@ class Interactive:
         self.screen = Screen(self.shown)
         self._status, self._verdicts, self._gone = status, list(verdicts), gone
         self._turns = 3
-        self.debugger = self.device = self.vm = self
+        self.debugger = self.device = self.vm = self.agent = self
+        self.watch = CrashWatch(ConsoleTail(Path("/nonexistent")))
 
     def booting(self) -> None:
         self.did.append("gdb")
 
     def start(self) -> None:
         self.did.append("start")
+
+    def hail(self) -> None:
+        self.did.append("hail")
+
+    def pump(self, _timeout: float) -> None:
+        pass
+
+    def console(self, *lines: str) -> Interactive:
+        """What stands on the screen of the guest."""
+        for number, line in enumerate(lines):
+            record = parse_console(f"[{number:5d}.000000] {line}")
+            assert record is not None
+            self.watch.console_log.feed(record)
+        return self
 
     def poll(self) -> int | None:
         self._turns -= 1
@@ -65,7 +86,7 @@ def test_an_hour_without_findings_is_clean() -> None:
     """Device before QEMU, which connects to it; findings are looked for in each turn; all is ended."""
     session: Any = Interactive()
     assert interact(session) is ExitStatus.CLEAN
-    assert session.did == ["gdb", "start", "start", "look", "look", "look", "stop"]
+    assert session.did == ["gdb", "start", "start", "hail", "look", "look", "look", "stop"]
     said = session.shown.getvalue()
     assert "leave it with 'exit'" in said.splitlines()[0]
     assert "42 pages checked, no findings" in said
@@ -93,6 +114,70 @@ def test_what_nobody_could_judge_is_not_clean() -> None:
     assert interact(found) is ExitStatus.FINDINGS
 
 
+PANIC = "Kernel panic - not syncing: Fatal exception"
+
+
+def test_a_panic_is_not_clean_and_findings_before_it_win() -> None:
+    """Only the console could still tell of it; QEMU itself ends as it does when a guest is switched off."""
+    session: Any = Interactive().console("BUG: kernel NULL pointer dereference", PANIC)
+    session.watch.stopped = "reset"
+    with pytest.raises(GuestError, match=r"^the guest's kernel failed \(oops\): BUG: kernel NULL pointer"):
+        interact(session)
+    found: Any = Interactive(verdicts=("free-page",)).console(PANIC)
+    found.watch.stopped = "reset"
+    assert interact(found) is ExitStatus.FINDINGS
+    assert f"(panic): {PANIC}" in found.shown.getvalue()
+
+
+def test_a_warning_in_the_midst_is_not_clean() -> None:
+    session: Any = Interactive()
+    session.watch.stopped = "shutdown"
+    session.watch.feed_kmsg(b"4,1,5000000,-;WARNING: CPU: 0 PID: 7 at mm/gup.c:73 x\n")
+    with pytest.raises(GuestError, match=r"\(warning\): .* mm/gup\.c:73"):
+        interact(session)
+
+
+def test_an_old_log_on_the_screen_is_no_failure() -> None:
+    session: Any = Interactive().console(PANIC)
+    session.watch.stopped = "shutdown"
+    assert interact(session) is ExitStatus.CLEAN
+
+
+def test_a_reset_is_a_failure_unless_somebody_asked_for_it() -> None:
+    session: Any = Interactive().console("bttv: driver version 0.9.19 loaded")
+    session.watch.stopped = "reset"
+    with pytest.raises(GuestError, match=r"\(reset\): it rebooted by itself$"):
+        interact(session)
+    asked: Any = Interactive().console("reboot: Restarting system")
+    asked.watch.stopped = "reset"
+    assert interact(asked) is ExitStatus.CLEAN
+
+
+@pytest.mark.parametrize(
+    "error", [AgentGoneError("QEMU closed it"), GuestCrash("oops", "x", "", fatal=False)]
+)
+def test_what_ends_other_waits_does_not_end_this_one(error: GuestError) -> None:
+    """A person may want to look around in a guest whose kernel has complained."""
+    session: Any = Interactive()
+    session.pump = raising(error)
+    assert interact(session) is ExitStatus.CLEAN
+    assert session.did.count("look") == 3
+
+
+def test_a_failure_of_ours_in_the_midst_ends_it() -> None:
+    session: Any = Interactive()
+    session.pump = raising(GuestError("the device process was killed by SIGKILL"))
+    with pytest.raises(GuestError, match="killed by SIGKILL"):
+        interact(session)
+
+
+def raising(error: Exception) -> Callable[[float], None]:
+    def pump(_timeout: float) -> None:
+        raise error
+
+    return pump
+
+
 def test_a_defect_of_the_checker_is_told() -> None:
     session: Any = Interactive(defects=["IndexError: 5"])
     assert interact(session) is ExitStatus.DEFECT
@@ -105,7 +190,9 @@ def test_a_device_that_dies_ends_it() -> None:
         interact(session)
 
 
-def test_run_with_shell_hands_over_and_captures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_with_shell_hands_over_and_captures_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The commands are shown first where that is asked for, too."""
     from test_prepare import Seams
 
@@ -123,8 +210,6 @@ def test_run_with_shell_hands_over_and_captures_nothing(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(command, "interact", take)
     monkeypatch.setattr(command, "finish", never)
-    shown: list[str] = []
-    monkeypatch.setattr(command, "_show", lambda session: shown.extend(session.report.command_line["qemu"]))
     assert run(RunOptions(shell=True, show=True)) is ExitStatus.FINDINGS
     assert [options.shell for options in handed] == [True]
-    assert any("vcap.shell" in word for word in shown), "the guest's init is told"
+    assert "vcap.shell" in capsys.readouterr().err, "the guest's init is told"

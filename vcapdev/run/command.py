@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 
 from vcapdev.errors import ExitStatus
 from vcapdev.evidence.bundle import check_target as check_bundle
 from vcapdev.report.files import check_target, write_report
 from vcapdev.report.summary import summary
+from vcapdev.run.byhand import lines
 from vcapdev.run.judge import judge
 from vcapdev.run.options import RunOptions
-from vcapdev.run.prepare import prepare
+from vcapdev.run.prepare import Prepared, prepare
 from vcapdev.run.screen import Screen
 from vcapdev.run.session import Session
 from vcapdev.run.shell import interact
@@ -33,7 +33,7 @@ def run(options: RunOptions) -> ExitStatus:
         stage.note = f"{options.kernel}, QEMU {prepared.qemu.version} with {prepared.accel.name}"
     with Session(options, prepared, screen) as session:
         if options.show:
-            _show(session)
+            _show(session, prepared)
         if options.shell:
             return interact(session)
         return finish(session)
@@ -59,6 +59,6 @@ def finish(session: Session) -> ExitStatus:
     return report.exit_status
 
 
-def _show(session: Session) -> None:
-    for name in ("serve", "qemu"):
-        print(f"{name}: {shlex.join(session.report.command_line[name])}", file=sys.stderr)
+def _show(session: Session, prepared: Prepared) -> None:
+    place = session.work.with_name(f"{session.work.name}-by-hand")
+    print("\n".join(lines(session.options, prepared, place)), file=sys.stderr, flush=True)

@@ -116,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--gdb", nargs="?", const="driver", default=default.gdb, choices=("driver", "boot"),
                      help="wait for gdb once the driver is loaded (boot: before the first instruction), and "
                      "say how to connect it")  # fmt: skip
-    out.add_argument("--show", action="store_true", help="print the commands that are started")
+    out.add_argument("--show", action="store_true", help="print the commands that start guest and card")
 
 
 def _add_evidence(out: Any, default: RunOptions) -> None:
@@ -212,7 +212,7 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
         board=args.board, revision=args.revision, mutant=args.mutant, clean=_clean_buffers(args),
         modules=own_modules(args), report=args.report,
         shell=args.shell, gdb=args.gdb, show=args.show,
-        kimg=args.kimg and _file("--kimg", args.kimg), kdir=args.kdir,
+        kimg=args.kimg and _file("--kimg", args.kimg), kdir=args.kdir and args.kdir.absolute(),
         vmlinux=args.vmlinux and _file("--vmlinux", args.vmlinux),
         append=args.append, qemu_opts=_words("--qemu-opts", args.qemu_opts), qemu=args.qemu, accel=args.accel,
         memory=args.memory or _memory(args.format, width, height, pool), cpus=args.cpus, lock=args.lock,

@@ -167,7 +167,7 @@ class Agent:
 
         :raise GuestTimeoutError: when it does not answer within ``timeout`` seconds.
         """
-        self.send(Frame(self._new_id(), wire.HELLO))
+        self.hail()
         self.wait_for(lambda: self.hello is not None, timeout, "the guest to boot")
         assert self.hello is not None
         if self.hello.get("version") != wire.VERSION:
@@ -175,6 +175,10 @@ class Agent:
                 f"the guest's agent speaks version {self.hello.get('version')}, not {wire.VERSION}"
             )
         return self.hello
+
+    def hail(self) -> None:
+        """Ask the guest to answer as soon as it can, and to send its kernel log from then on."""
+        self.send(Frame(self._new_id(), wire.HELLO))
 
     def spawn(
         self,
