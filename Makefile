@@ -29,7 +29,7 @@ SCENARIO_OPTIONS = $(foreach kernel,$(or $(KERNEL),bookworm-6.1 trixie-6.12),--k
   $(if $(SCENE),-k '$(SCENE)') $(if $(JOBS),-j '$(JOBS)') $(if $(REPORT),--html '$(REPORT)')
 MUTANT_OPTIONS = $(call option,KERNEL,kernel) $(call option,KIND,kind) $(call option,REPORT,report)
 
-.PHONY: run-guest flakes watch scenarios findings test mutants rules lookalikes answer bench check doctor clean help
+.PHONY: run-guest flakes watch scenarios findings test mutants rules lookalikes answer bench lint check doctor clean help
 
 run-guest: ## boot a stock guest, capture under swap pressure, judge every DMA write
 	@$(PY) tools/status.py $(PY) -m vcapdev run $(RUN_OPTIONS)
@@ -67,11 +67,13 @@ flakes: ## how often tests fail for no reason: N of them, shuffled, and the rate
 bench: ## speed, as ratios against floors that are taken in the same run
 	@$(PY) tests/bench/run.py
 
-check: ## ruff, mypy, import rules and the tests that boot nothing
+lint: ## ruff, mypy and the import rules of pyproject.toml
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 	@$(PY) -c 'import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())'
+
+check: lint ## lint, and the tests that boot nothing
 	@$(PY) -m pytest -m 'not guest and not network' $(PYTEST)
 
 doctor: ## what was found on this machine, what was chosen, what is missing

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Protects an installed vcapdev from a dependency that only our own environment happens to have.
 
-test_wheel.py lends the wheel this Python's packages, so it cannot miss one. Here the imports themselves are read:
-all of them, those in functions too.
+test_wheel.py lends the wheel this Python's packages, so it cannot miss one. Here the imports themselves are
+read: all of them, those in functions too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OPTIONAL = {extra: names(wishes) for extra, wishes in PROJECT["optional-dependen
 
 
 def imported(text: str) -> set[str]:
-    """Top-level modules that a source imports, by statement or by ``import_module("a.name")``; not its own."""
+    """Top-level modules that a source imports, by statement or ``import_module("a.name")``; not its own."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -51,7 +51,7 @@ def imported(text: str) -> set[str]:
 
 
 def third_party() -> dict[str, set[str]]:
-    """Files (from the top directory) that import each distribution; what no distribution brings is an error."""
+    """Files (from the top directory) that import each distribution; an error is what none brings."""
     brings, found = packages_distributions(), defaultdict(set)
     for path in sorted((ROOT / "vcapdev").rglob("*.py")):
         where = str(path.relative_to(ROOT))
