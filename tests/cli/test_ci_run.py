@@ -36,5 +36,6 @@ def test_every_failure_counts_and_hides_nothing(
     )  # fmt: skip
     assert done.returncode == status
     assert done.stdout.split("\n") == ["make lint", "scenarios", "make test", ""], "the tests come last"
-    named = [f"make lint (status {lint})"] * bool(lint) + [f"scenarios (status {scenarios})"] * bool(scenarios)
+    steps = (("make lint", lint), ("scenarios", scenarios))
+    named = [f"{name} (status {code})" for name, code in steps if code]
     assert done.stderr.splitlines() == [f".ci/run: failed, see above: {each}" for each in named]
