@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,11 +32,18 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(options: RunOptions, prepared: Prepared) -> tuple[ExitStatus, RunReport, str]:
-    """Exit status, report and what the screen showed; checks that nothing stays behind."""
+    """Exit status, report and what the screen showed.
+
+    Checks that nothing stays behind, and that ``vcapdev serve``, ended by SIGTERM, has told of all findings.
+    """
     shown = io.StringIO()
     with Session(options, prepared, Screen(shown)) as session:
         work, status = session.work, finish(session)
         pids = [session.vm.pid, session.device.pid]
+        told = (work / "device.log").read_text()
+    verdicts = session.report.verdicts
+    assert session.device.status == (ExitStatus.FINDINGS if verdicts else ExitStatus.CLEAN), told
+    assert set(re.findall(r"^vcapdev: ([\w-]+) \(V", told, re.MULTILINE)) == {each.rule for each in verdicts}
     assert not work.exists()
     for pid in pids:
         assert pid is not None

@@ -149,10 +149,22 @@ def test_a_client_that_does_not_read_its_replies(served):
 def test_the_log_is_bounded(serve):
     served = serve(Limits(max_log_lines=5))
     served.client.version()
-    for _ in range(20):
-        served.client.call(Command.DEVICE_RESET, b"x", expect=errno.EINVAL)
+    for size in range(1, 21):
+        served.client.call(Command.DEVICE_RESET, bytes(size), expect=errno.EINVAL)
     assert len(served.log) == 6
     assert "not shown" in served.log[-1]
+    assert served.server.refusals == 20
+
+
+def test_the_same_refusal_is_logged_once_for_each_client(served):
+    """QEMU maps video memory anew whenever the guest's firmware or driver moves it."""
+    for clients in (1, 2):
+        for _ in range(3):
+            served.client.call(Command.DEVICE_RESET, b"x", expect=errno.EINVAL)
+        assert len([line for line in served.log if "DEVICE_RESET" in line]) == clients
+        served.client.close()
+        served.reconnect().version()
+    assert served.server.refusals == 6
 
 
 def test_drain_in_a_handler_does_nothing(served):

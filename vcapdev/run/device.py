@@ -149,6 +149,11 @@ class DeviceProcess:
         """Whether the process was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def status(self) -> int | None:
+        """Its exit status; None before its end."""
+        return None if self._process is None else self._process.poll()
+
     def stop(self) -> None:
         """End the process by SIGTERM, then SIGKILL; returns when it is gone. Harmless when repeated."""
         process, control = self._process, self._control

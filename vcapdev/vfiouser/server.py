@@ -54,7 +54,7 @@ class Server:
         self._limits = limits or Limits()
         self._max_transfer = self._limits.max_transfer
         self._log = log
-        self._lines = 0  # printed for this client
+        self._said: set[str] = set()  # lines about this client
         self._regions = [tuple(region) for region in device.regions]
         self._irqs_info = [(irq.count, irq.flags) for irq in device.irqs]
         if len(self._regions) != NUM_REGIONS or len(self._irqs_info) != NUM_IRQS:
@@ -95,7 +95,7 @@ class Server:
         """Serve the client at the other end of ``sock``, which is the server's from now on."""
         if self._connection is not None:
             raise RuntimeError("a client is being served already")
-        self._lines = 0
+        self._said.clear()
         self._connection = Connection(sock, self, self._reactor, self._limits)
         self._connection.linger_when(lambda: not self.interrupts.waits_on_eventfd)
 
@@ -348,11 +348,12 @@ class Server:
         self.serve_connected(sock)
 
     def _note(self, line: str) -> None:
-        """Log a line about the client, unless it has caused too many already."""
-        self._lines += 1
-        if self._lines <= self._limits.max_log_lines:
-            self._log(line)
-        if self._lines == self._limits.max_log_lines:
+        """Log a line about the client, once, unless it has caused too many already."""
+        if line in self._said or len(self._said) >= self._limits.max_log_lines:
+            return
+        self._said.add(line)
+        self._log(line)
+        if len(self._said) == self._limits.max_log_lines:
             self._log("further messages about this client are not shown")
 
 
