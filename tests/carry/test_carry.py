@@ -33,6 +33,7 @@ def test_one_kernel_is_carried_unless_others_are_named(tmp_path: Path) -> None:
     chosen = options(path, "--kernel=a", "--kernel=b", "--kernel=a", "--no-snapshots", "--with-build")
     assert chosen.kernels == ("a", "b")
     assert (chosen.snapshots, chosen.building) == (False, True)
+    assert (chosen.foreign, options(path, "--no-ffmpeg").foreign) == (True, False)
 
 
 def test_a_place_that_cannot_be_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
@@ -56,12 +57,12 @@ def test_what_was_used_goes_in_and_nothing_that_is_built_anew(
 
     Cache().entry("snapshots", "never", fill("made, and not for this"), label="other")
     monkeypatch.setattr(Cache, "used", {})
-    for kind in ("packages", "modules", "snapshots"):
+    for kind in ("packages", "modules", "snapshots", "foreign"):
         Cache().entry(kind, "ab", fill(kind), label=f"some {kind}")
     size = write(tmp_path / "x.vcap", MANIFEST, list(Cache.used), Silent())
     assert size == (tmp_path / "x.vcap").stat().st_size
     manifest = BundleFile(tmp_path / "x.vcap").manifest
-    assert [item.label for item in manifest.items] == ["some packages", "some snapshots"]
+    assert [item.label for item in manifest.items] == ["some packages", "some snapshots", "some foreign"]
     assert replace(manifest, items=[]) == MANIFEST
 
 

@@ -98,6 +98,9 @@ class Guest:
         if isinstance(local, Path) and not local.is_file():
             raise UsageError(f"push: {local} is no file")
 
+    def bring(self, name: str) -> str:
+        raise SetupError(f"{name} cannot be fetched")
+
     def load(self, module: str | Path, **parameters: str) -> None:
         if isinstance(module, Path):
             raise UsageError(f"{module} was built for 6.12.0, the guest is 6.1.0")
@@ -187,6 +190,12 @@ def test_what_goes_well_passes(tmp_path: Path) -> None:
         ("run something", "pass", "fine")
     ]
     assert result.repeat.endswith("one.yaml -k =one --kernel bookworm-6.1")
+
+
+def test_a_program_that_cannot_be_fetched_is_no_red_driver(tmp_path: Path) -> None:
+    result = played(tmp_path, Guest(fine), "title: x\nsteps:\n  - bring: ffmpeg\n")
+    assert (result.status, result.exit_status) == (Status.ERROR, ExitStatus.ENVIRONMENT)
+    assert result.message == "ffmpeg cannot be fetched"
 
 
 @pytest.mark.parametrize("well", [True, False])

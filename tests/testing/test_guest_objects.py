@@ -70,6 +70,20 @@ def test_files_that_are_not_there(guest: Guest, tmp_path: Path) -> None:
     assert guest.pull("/tmp/x", tmp_path / "y") == (tmp_path / "y").read_bytes() == b"abc"
 
 
+def test_a_program_that_guests_do_not_have_is_brought(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(b"a program")
+    asked = []
+    monkeypatch.setattr("vcapdev.testing.guest.foreign_program", lambda one, _: asked.append(one) or program)
+    assert guest.bring("ffmpeg") == "/tmp/ffmpeg"
+    assert guest.pull("/tmp/ffmpeg") == b"a program"
+    assert [one.name for one in asked] == ["ffmpeg"]
+    with pytest.raises(UsageError, match=r"there is no program 'ffmeg'.* 'ffmpeg'"):
+        guest.bring("ffmeg")
+
+
 def test_the_log_begins_with_the_test(guest: Guest) -> None:
     guest.run("kernel before")
     guest.begin(name="second")

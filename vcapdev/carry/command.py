@@ -16,6 +16,8 @@ from vcapdev.carry.options import CarryOptions
 from vcapdev.errors import ExitStatus, SetupError
 from vcapdev.image.bundlefile import Manifest, Writer
 from vcapdev.image.cache import Cache
+from vcapdev.image.foreign import FOREIGN, foreign_program
+from vcapdev.image.foreign import KIND as FOREIGN_KIND
 from vcapdev.image.lock import Resolution, dump_lock, write_lock
 from vcapdev.image.programs import build_programs, sources_digest
 from vcapdev.image.recipe import load_recipe
@@ -30,7 +32,10 @@ from vcapdev.vm.qemu import debian_qemu
 from vcapdev.vm.snapshot import snapshot_of
 
 #: What a guest is started from; modules that were built from diffs are built again where they are wanted.
-_KINDS = ("packages", "programs", "initramfs", "vmlinux", "snapshots", "headers", "sources", "toolchains")
+_KINDS = (
+    "packages", "programs", "initramfs", "vmlinux", "snapshots", "headers", "sources", "toolchains",
+    FOREIGN_KIND,
+)  # fmt: skip
 _SWAPS = ("disk", "none")  # of the snapshots: a run's default, and a test's
 
 
@@ -51,6 +56,9 @@ def run(options: CarryOptions) -> ExitStatus:
         locked[prepared.guest.resolution.recipe] = prepared.guest.resolution
         if prepared.qemu.resolution is not None:
             locked[prepared.qemu.resolution.recipe] = prepared.qemu.resolution
+    if options.foreign:
+        with screen.stage("prepare") as stage:
+            stage.note = ", ".join(_foreign(screen.progress))
     manifest = Manifest(
         __version__,
         datetime.date.today().isoformat(),
@@ -108,6 +116,16 @@ def _prepared(name: str, options: CarryOptions, progress: Progress) -> Prepared:
 def _programs(progress: Progress) -> Iterator[tuple[str, list[str]]]:
     for name, path in build_programs(PROGRAMS, progress).items():
         yield name, [sources_digest(name), path.parent.parent.name]
+
+
+def _foreign(progress: Progress) -> Iterator[str]:
+    """Have the programs of other people in the cache that scenarios bring into guests."""
+    for program in FOREIGN.values():
+        try:
+            foreign_program(program, progress)
+        except SetupError as error:
+            raise SetupError(f"{error}; --no-ffmpeg makes a bundle without it") from None
+        yield program.label
 
 
 def _length(place: Path) -> int:

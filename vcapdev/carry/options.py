@@ -16,12 +16,14 @@ class CarryOptions:
 
     :ivar building: also what it takes to build modules: headers, sources, a compiler.
     :ivar snapshots: also guests that have booted.
+    :ivar foreign: also the programs that scenarios bring into guests.
     """
 
     path: Path
     kernels: tuple[str, ...] = ("bookworm-6.1",)
     building: bool = False
     snapshots: bool = True
+    foreign: bool = True
     lock: Path | None = None
 
 
@@ -37,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="also headers, sources and compiler, to build modules")  # fmt: skip
     parser.add_argument("--no-snapshots", action="store_false", dest="snapshots",
                         help="without guests that have booted: smaller, but these boot there")  # fmt: skip
+    parser.add_argument("--no-ffmpeg", action="store_false", dest="foreign",
+                        help="without ffmpeg, which one scenario brings into its guest")  # fmt: skip
 
 
 def from_arguments(args: argparse.Namespace) -> CarryOptions:
@@ -50,4 +54,4 @@ def from_arguments(args: argparse.Namespace) -> CarryOptions:
     if not path.parent.is_dir():
         raise UsageError(f"{args.path}: there is no directory {path.parent}")
     kernels = tuple(dict.fromkeys(args.kernel)) or ("bookworm-6.1",)
-    return CarryOptions(path, kernels, args.building, args.snapshots, args.lock)
+    return CarryOptions(path, kernels, args.building, args.snapshots, args.foreign, args.lock)

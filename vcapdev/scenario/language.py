@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from vcapdev.image.foreign import FOREIGN
 from vcapdev.run.options import FIELDS, FORMATS, NORMS
 from vcapdev.scenario.kinds import (
     Choice,
@@ -182,6 +183,7 @@ VERBS: dict[str, Verb] = {
         "to": Key(Text(r"/.+", like="an absolute path"), "path in the guest", required=True),
         "mode": Key(Text(r"0?[0-7]{3}", like="a mode such as 755"), "permissions (644)"),
     }, "in push"), "copy a file into the guest"),
+    "bring": Verb(Choice(tuple(FOREIGN)), "copy a program that guests do not have to /tmp (ffmpeg, 80 MB)"),
     "write": Verb(MapOf(Text(), Text(r"/.+", like="an absolute path")), "files of the guest: path, content"),
     "load": Verb(Either((Section({
         "module": Key(Text(), "its name, or a file of the host", required=True),

@@ -155,6 +155,9 @@ class Player:
         local = (self._file.parent / step.value["from"]).resolve()
         self.guest.push(local, step.value["to"], mode=int(step.value.get("mode", "644"), 8))
 
+    def do_bring(self, step: Step) -> str:
+        return self.guest.bring(step.value)
+
     def do_write(self, step: Step) -> None:
         for path, content in step.value.items():
             self.guest.push(content.encode(), path)

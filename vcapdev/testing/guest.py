@@ -22,6 +22,7 @@ from typing import Any, Unpack
 from vcapdev.bt878.faults import BY_RUNNER
 from vcapdev.errors import GuestError, UsageError
 from vcapdev.gallery.stage import expected_file
+from vcapdev.image.foreign import FOREIGN, foreign_program
 from vcapdev.progress import Progress
 from vcapdev.run.capture import EXPECT, vmstat
 from vcapdev.testing import pressure as pressing
@@ -149,6 +150,20 @@ class Guest(LivingGuest):
             raise UsageError(f"push: {local} is no file")
         with self._asked() as agent:
             agent.push(local, remote, mode=mode)
+
+    def bring(self, name: str) -> str:
+        """Copy a program that guests do not have into this one; the first time it is fetched (PyPI).
+
+        :param name: one of ``vcapdev.image.foreign.FOREIGN``: "ffmpeg", which takes 80 MB of the guest's RAM.
+        :return: its path in the guest.
+        :raise UsageError: there is no such program. :raise SetupError: it cannot be fetched.
+        :raise AgentError: the guest cannot write it, as where it has too little memory.
+        """
+        if name not in FOREIGN:
+            raise UsageError(f"bring: there is no program {name!r}{did_you_mean(name, list(FOREIGN))}")
+        remote = f"/tmp/{name}"
+        self.push(foreign_program(FOREIGN[name], self._progress), remote, mode=0o755)
+        return remote
 
     def pull(self, remote: str, local: str | Path | None = None) -> bytes:
         """The content of a guest's file (also below /proc and /sys); kept in ``local``, too, if given.
