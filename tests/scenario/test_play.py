@@ -544,16 +544,19 @@ def test_an_output_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_workers_play_what_they_are_told(tmp_path: Path) -> None:
-    """Two processes, no guest: every test is for another kernel, so all are skipped, each told once."""
-    for name in ("a", "b", "c"):
-        (tmp_path / f"{name}.yaml").write_text(RUN + "kernel: trixie-*\n")
+def test_workers_play_what_they_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes, no guest for want of packages; what is for another kernel is skipped. Each told once."""
+    monkeypatch.setenv("VCAPDEV_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VCAPDEV_OFFLINE", "1")
+    for name, more in (("a", ""), ("b", "kernel: trixie-*\n"), ("c", ""), ("d", "memory: 512M\n")):
+        (tmp_path / f"{name}.yaml").write_text(RUN + more)
     tests = suite.selected(ScenarioOptions(files=(tmp_path,), kernels=("bookworm-6.1",)))
     told: list[str] = []
     found = suite.run(tests, ScenarioOptions(jobs=2), lambda result: told.append(result.id))
     assert [one.id for one in found] == [test.id for test in tests]
     assert sorted(told) == sorted(test.id for test in tests)
-    assert {one.status for one in found} == {Status.SKIP}
+    lacking = (Status.ERROR, ExitStatus.ENVIRONMENT)
+    assert [(one.status, one.exit_status) for one in found] == [lacking, (Status.SKIP, 0), lacking, lacking]
 
 
 def test_a_worker_that_dies_is_infrastructure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,9 @@ class FakeDevice:
     def do_access_log(self, last: int) -> Json:
         return {"lines": ["R INT_STAT 0x10000800 RISCS=0x1 RISCI"]}
 
+    def do_timeline(self, record: bool) -> Json:
+        return {"events": []}
+
     def do_dma_log(self, last: int) -> Json:
         return {"lines": ["write: program 1"]}
 

@@ -67,10 +67,9 @@ class Settings:
 def play(test: Test, keeper: Keeper, settings: Settings | None = None) -> TestResult:
     """One test, start to end."""
     settings = settings or Settings()
-    result = TestResult(test.name, test.kernel, test.title, str(test.file), repeat=repeat_command(test))
     if test.skip:
-        result.status, result.message = Status.SKIP, test.skip
-        return result
+        return skipped(test)
+    result = TestResult(test.name, test.kernel, test.title, str(test.file), repeat=repeat_command(test))
     begin = time.monotonic()
     try:
         guest = keeper.lease(_config(test, settings), test.id)
@@ -83,6 +82,21 @@ def play(test: Test, keeper: Keeper, settings: Settings | None = None) -> TestRe
     result.seconds = round(time.monotonic() - begin, 3)
     _conclude(test, result)
     return result
+
+
+def skipped(test: Test) -> TestResult:
+    """One that cannot be played on its kernel."""
+    told = Status.SKIP, test.skip
+    return TestResult(test.name, test.kernel, test.title, str(test.file), *told, repeat=repeat_command(test))
+
+
+def last_words(test: Test, keeper: Keeper, result: TestResult) -> None:
+    """No test comes after this one: all guests end now, and what they still say is its failure."""
+    keeper.close()
+    strays = keeper.strays()
+    if strays and not (test.red is not None and result.status == Status.PASS):
+        _late(test, strays, result)
+        _conclude(test, result)
 
 
 def _late(test: Test, strays: Sequence[Complaint], result: TestResult) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from vcapdev.errors import UsageError
 from vcapdev.scenario.model import Scenario, Test, collect, shard, with_modules
 from vcapdev.scenario.options import ScenarioOptions
-from vcapdev.scenario.play import Settings, play, repeat_command
+from vcapdev.scenario.play import Settings, last_words, play, repeat_command, skipped
 from vcapdev.scenario.results import Failure, Results, Status, TestResult, What
 from vcapdev.testing.config import GuestConfig
 from vcapdev.testing.guest import Guest
@@ -70,11 +70,16 @@ def by_machine(tests: Sequence[Test]) -> list[Test]:
 def run(tests: Sequence[Test], options: ScenarioOptions, told: Told) -> list[TestResult]:
     """Play them all; ``told`` hears of each result as it comes. Results come back in the order of ``tests``.
 
+    What cannot be played is told first, so that the last one of all is one that had a guest.
+
     :raise KeyboardInterrupt: after all guests have been ended.
     """
-    ordered = by_machine(tests)
+    found = [skipped(test) for test in tests if test.skip]
+    for result in found:
+        told(result)
+    ordered = by_machine([test for test in tests if not test.skip])
     jobs = min(options.jobs, len(ordered))
-    found = _alone(ordered, options, told) if jobs <= 1 else _shared(ordered, options, told, jobs)
+    found += _alone(ordered, options, told) if jobs <= 1 else _shared(ordered, options, told, jobs)
     place = {test.id: at for at, test in enumerate(tests)}
     return sorted(found, key=lambda result: place[result.id])
 
@@ -83,8 +88,10 @@ def _alone(tests: Sequence[Test], options: ScenarioOptions, told: Told) -> list[
     keeper = Keeper(_guest, most=1)
     found = []
     try:
-        for test in tests:
+        for left, test in zip(range(len(tests) - 1, -1, -1), tests, strict=True):
             found.append(play(test, keeper, settings_of(options)))
+            if not left:
+                last_words(test, keeper, found[-1])
             told(found[-1])
     finally:
         keeper.close()
@@ -115,15 +122,22 @@ class _Worker:
                 process = self._process = self._start()
         except OSError as error:
             return _lost(test, f"no worker could be started to play it: {error.strerror or error}")
-        assert process.stdin is not None
-        assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps(_order(test, self._options)) + "\n")
-            process.stdin.flush()
-            answer = process.stdout.readline()
-            return Results.from_json(json.loads(answer), "worker").tests[0]
+            return _answer(process, _order(test, self._options))
         except (OSError, ValueError, UsageError, IndexError):
             return _lost(test, f"the worker that played it ended with status {process.poll()}")
+
+    def rest(self, test: Test, result: TestResult) -> TestResult:
+        """No test is left for it: its guests end, and what they still say goes into the last one's result."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return result
+        try:
+            return _answer(process, {"end": True})
+        except (OSError, ValueError, UsageError, IndexError):
+            if result.status != Status.PASS:
+                return result
+            return _lost(test, f"the worker ended with status {process.poll()}, its guest was not heard out")
 
     def end(self) -> None:
         """End it and its guests."""
@@ -144,6 +158,15 @@ class _Worker:
         return subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
+
+
+def _answer(process: subprocess.Popen[str], order: dict[str, object]) -> TestResult:
+    """What a worker says to an order; errors of many kinds where it has gone, or talks nonsense."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(order) + "\n")
+    process.stdin.flush()
+    return Results.from_json(json.loads(process.stdout.readline()), "worker").tests[0]
 
 
 def _order(test: Test, options: ScenarioOptions) -> dict[str, object]:
@@ -170,8 +193,11 @@ def _shared(tests: Sequence[Test], options: ScenarioOptions, told: Told, jobs: i
 
     def serve(worker: _Worker) -> None:
         try:
-            while not stopping.is_set() and (test := shares.next(worker)) is not None:
-                results.put(worker.play(test))
+            test = shares.next(worker)
+            while not stopping.is_set() and test is not None:
+                result, following = worker.play(test), shares.next(worker)
+                results.put(result if following is not None else worker.rest(test, result))
+                test = following
         except BaseException as error:  # a defect of ours: whoever waits for results must hear of it
             results.put(error)
 

@@ -10,8 +10,9 @@ import sys
 from types import FrameType
 from typing import TextIO
 
-from vcapdev.scenario.play import play
-from vcapdev.scenario.results import Results
+from vcapdev.scenario.model import Test
+from vcapdev.scenario.play import last_words, play
+from vcapdev.scenario.results import Results, TestResult
 from vcapdev.scenario.suite import find
 from vcapdev.testing.config import GuestConfig
 from vcapdev.testing.guest import Guest
@@ -39,9 +40,16 @@ def _guest(config: GuestConfig) -> Guest:
 
 
 def _serve(keeper: Keeper, out: TextIO) -> None:
-    for order in sys.stdin:
-        test, settings = find(json.loads(order))
-        out.write(json.dumps(Results([play(test, keeper, settings)]).to_json()) + "\n")
+    """An order names a test. The last says that no more will come; its answer is the last result again."""
+    played: list[tuple[Test, TestResult]] = []
+    for text in sys.stdin:
+        order = json.loads(text)
+        if order.get("end"):
+            last_words(played[-1][0], keeper, played[-1][1])
+        else:
+            test, settings = find(order)
+            played = [(test, play(test, keeper, settings))]
+        out.write(json.dumps(Results([played[-1][1]]).to_json()) + "\n")
         out.flush()
 
 
