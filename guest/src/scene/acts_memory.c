@@ -5,12 +5,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -197,30 +195,6 @@ static int act_peek(struct buffer *b, const char *argument)
 	return 0;
 }
 
-/* Write-protects the range and lets it go again. */
-static int act_uffd_wp(struct buffer *b, const char *argument)
-{
-	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP };
-	struct uffdio_register range = { { (uintptr_t)b->map, b->map_size }, UFFDIO_REGISTER_MODE_WP, 0 };
-	struct uffdio_writeprotect protect = { range.range, UFFDIO_WRITEPROTECT_MODE_WP };
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK), error = 0;
-	struct view seen;
-
-	(void)argument;
-	if (fd < 0)
-		return errno;
-	if (ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &range) ||
-	    ioctl(fd, UFFDIO_WRITEPROTECT, &protect))
-		error = errno;
-	look_mapping(b, &seen); /* the bit is gone when the range is let go */
-	b->write_protected += seen.write_protected;
-	protect.mode = 0;
-	if (!error && (ioctl(fd, UFFDIO_WRITEPROTECT, &protect) || ioctl(fd, UFFDIO_UNREGISTER, &range.range)))
-		error = errno;
-	close(fd);
-	return error;
-}
-
 const struct act memory_acts[] = {
 	{ "touch", act_touch },		{ "read", act_read },
 	{ "dontneed", act_dontneed },	{ "free", act_free },
@@ -235,6 +209,5 @@ const struct act memory_acts[] = {
 	{ "mlock", act_mlock },		{ "munlock", act_munlock },
 	{ "msync", act_msync },		{ "fsync", act_fsync },
 	{ "punch", act_punch },		{ "truncate", act_truncate },
-	{ "peek", act_peek },		{ "uffd-wp", act_uffd_wp },
-	{ NULL, NULL },
+	{ "peek", act_peek },		{ NULL, NULL },
 };

@@ -5,12 +5,14 @@
 
 #include <errno.h>
 #include <linux/io_uring.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -145,26 +147,40 @@ static int act_kill(struct buffer *b, const char *argument)
 	return 0;
 }
 
-/* Takes memory until the kernel kills this process, and no other, for it. */
-static int act_oom(struct buffer *b, const char *argument)
+static void *take_memory(void *unused)
 {
-	int error = write_text("/proc/self/oom_score_adj", "1000");
-
-	(void)b;
-	(void)argument;
-	if (error)
-		return error;
-	tell_summary();
-	fflush(stdout);
+	/* The other thread goes first: its buffers shall be on their way at the end. */
+	setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 19);
 	for (;;) {
 		uint8_t *map = mmap(NULL, HUGE_BYTES, PROT_READ | PROT_WRITE,
 				    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 		if (map == MAP_FAILED)
-			return errno;
+			return unused;
 		for (size_t at = 0; at < HUGE_BYTES; at += 64)
 			map[at] = (uint8_t)(at * 2654435761u >> 13 | 1);
 	}
+}
+
+/* Takes memory, while frames are captured, until the kernel kills this process, and no other, for it. */
+static int act_oom(struct buffer *b, const char *argument)
+{
+	static int begun;
+	pthread_t thread;
+	int error;
+
+	(void)b;
+	(void)argument;
+	if (begun)
+		return 0;
+	begun = 1;
+	error = write_text("/proc/self/oom_score_adj", "1000");
+	if (error)
+		return error;
+	tell_summary();
+	fflush(stdout);
+	setvbuf(stdout, NULL, _IOLBF, 0); /* it may be killed any time, and what it says must be whole lines */
+	return pthread_create(&thread, NULL, take_memory, NULL);
 }
 
 static int act_close(struct buffer *b, const char *argument)

@@ -93,11 +93,15 @@ static const struct act *find_in(const struct act *acts, const char *name)
 
 const struct act *find_act(const char *name)
 {
-	const struct act *found = find_in(memory_acts, name);
+	const struct act *const all[] = { memory_acts, uffd_acts, process_acts, system_acts };
 
-	if (!found)
-		found = find_in(process_acts, name);
-	return found ? found : find_in(system_acts, name);
+	for (unsigned i = 0; i < sizeof(all) / sizeof(*all); i++) {
+		const struct act *found = find_in(all[i], name);
+
+		if (found)
+			return found;
+	}
+	return NULL;
 }
 
 static void task(struct scene *s, char *text)

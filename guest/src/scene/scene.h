@@ -136,7 +136,7 @@ int line_came(const struct buffer *b, int last);
 
 /* ---- acts*.c ---- */
 
-extern const struct act memory_acts[], process_acts[], system_acts[]; /* each ends with a NULL name */
+extern const struct act memory_acts[], uffd_acts[], process_acts[], system_acts[]; /* each ends with a NULL name */
 const struct act *find_act(const char *name);
 /* Acts that the main loop performs: it looks at these after each task. */
 extern int wants_close, wants_restart;
