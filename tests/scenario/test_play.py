@@ -24,6 +24,7 @@ from vcapdev.scenario.results import Results, Status, TestResult, What
 from vcapdev.testing import pressure as pressing
 from vcapdev.testing.complaints import Complaint
 from vcapdev.testing.guest import Result, capture_options
+from vcapdev.testing.living import BootCrashError
 from vcapdev.testing.states import State
 from vcapdev.vm.agent import GuestTimeoutError
 from vcapdev.vm.watch import GuestCrash
@@ -228,6 +229,7 @@ def test_the_command_that_repeats_it_has_its_modules(tmp_path: Path) -> None:
         (UsageError("no such recipe"), Status.USAGE, ExitStatus.USAGE),
         (ZeroDivisionError("ours"), Status.ERROR, ExitStatus.DEFECT),
         (OOPS, Status.FAIL, 0),
+        (BootCrashError(OOPS), Status.ERROR, ExitStatus.GUEST),
     ],
 )
 def test_without_a_guest_only_its_own_kernel_is_to_blame(
@@ -393,7 +395,7 @@ def test_a_guest_that_answers_no_more_is_no_red_driver(tmp_path: Path) -> None:
 
 
 def test_programs_that_do_not_end_prove_nothing(tmp_path: Path) -> None:
-    """They hang in the kernel: the guest is of no use any more."""
+    """The guest is of no use any more. (What hangs in the kernel is told as a complaint, and so is red.)"""
     guest = Guest(fine)
 
     def end() -> None:

@@ -142,11 +142,19 @@ class FakeDevice:
 class FakeProcess:
     """A program that has ended, or hangs until it is killed."""
 
-    def __init__(self, argv: Sequence[str], result: Result | None) -> None:
-        self.argv, self.pid = list(argv), 1
+    def __init__(
+        self, argv: Sequence[str], result: Result | None, pump: Callable[[], None] = lambda: None
+    ) -> None:
+        self.argv, self.pid, self._pump = list(argv), 1, pump
         self.status = None if result is None else result.status
         self.stdout = "" if result is None else result.stdout
         self.stderr = "" if result is None else result.stderr
+
+    def wait(self, timeout: float) -> Result:
+        self._pump()
+        if self.status is None:
+            raise GuestTimeoutError(f"waited {timeout:g} s for {self.argv[0]} in the guest")
+        return Result(self.status, self.stdout, self.stderr)
 
     def kill(self, number: int = 15) -> None:
         if self.status is None and self.argv[-1] != "stuck":
@@ -174,11 +182,7 @@ class FakeAgent:
         raise GuestTimeoutError(f"waited {timeout:g} s for {what}; see the console log, or allow more time")
 
     def run(self, argv: Sequence[str], *, timeout: float = 30) -> Result:
-        result = self._perform(argv[-1])
-        self.pump()
-        if result is None:
-            raise GuestTimeoutError(f"waited {timeout:g} s for {argv[0]} in the guest")
-        return result
+        return self.spawn(argv).wait(timeout)
 
     def spawn(self, argv: Sequence[str], *, on_stdout: Callable[[str], None] | None = None) -> FakeProcess:
         if argv[0] == "vcap-capture" and on_stdout is not None:
@@ -188,7 +192,7 @@ class FakeAgent:
         if argv[0] == "vcap-pressure" and on_stdout is not None:
             on_stdout('{"event": "progress", "rounds": 1}')
             return FakeProcess(argv, None)
-        return FakeProcess(argv, self._perform(argv[-1]))
+        return FakeProcess(argv, self._perform(argv[-1]), self.pump)
 
     def push(self, local: Path | bytes, remote: str, *, mode: int = 0o644) -> None:
         data = local.read_bytes() if isinstance(local, Path) else local
@@ -207,6 +211,8 @@ class FakeAgent:
         word, _, rest = command.partition(" ")
         if word in ("hang", "stuck"):
             return None
+        if "/task/" in command:  # vcapdev.testing.hanging
+            return Result(0, self._vm.hung.pop(0) if self._vm.hung else "", "")
         if word == "kernel":
             for line in rest.split("\\n"):
                 self._vm.log(line)
@@ -237,6 +243,7 @@ class FakeVm:
         self.survives: Callable[[GuestCrash], bool] = lambda crash: False
         self.on_turn: Callable[[], None] = lambda: None
         self.device, self.dead = device, False
+        self.hung: list[str] = []  # looks at what hangs in the kernel
         self.agent = FakeAgent(self)
         self._clock = itertools.count(1_000_000, 1_000)
 

@@ -126,8 +126,8 @@ class TestPanics:
     result.stdout.fnmatch_lines([
         "waited 180 s for the guest to boot; see the console log",
         "as for an earlier test: waited 180 s for the guest to boot; see the console log",
-        "the guest's kernel failed (panic): Kernel panic - not syncing: VFS",
-        "as for an earlier test: the guest's kernel failed (panic): Kernel panic - not syncing: VFS",
+        "the guest's kernel failed (panic): Kernel panic - not syncing: VFS; that was before the driver *",
+        "as for an earlier test: the guest's kernel failed (panic): Kernel panic - not syncing: VFS; that *",
     ])  # fmt: skip
     assert len(fakepair.BOOTS) == 2
     assert len(fakepair.STOPS) == 2
@@ -141,6 +141,27 @@ def test_two(guest): assert guest.run("say here").lines == ["here"]
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["the guest died: waited 60 s for the test's programs to end; *"])
     assert len(fakepair.BOOTS) == 2
+
+
+def test_a_program_that_hangs_in_the_kernel_fails_its_test(run) -> None:
+    """Whether it was left running or had run out of time; the kernel's stack is told."""
+    result = run("""
+import fakepair
+HUNG = "== 7 v4l2-ctl\\n[<0>] schedule+0x1/0x2\\n[<0>] bttv_release+0x5f/0x3e0 [bttv]\\n"
+@vcapdev.guest(allow=["hung-task"])
+def test_one(guest):
+    fakepair.VMS[-1].hung = [HUNG, HUNG]
+    guest.spawn("stuck")
+def test_two(guest):
+    fakepair.VMS[-1].hung = [HUNG, HUNG]
+    with pytest.raises(Exception, match="waited 60 s for sh"):
+        guest.run("stuck")
+def test_three(guest): assert guest.run("say here").lines == ["here"]
+""")
+    result.assert_outcomes(passed=1, failed=2)
+    told = "*the guest's kernel does not let a program go (hung-task): v4l2-ctl (process 7) was killed and*"
+    result.stdout.fnmatch_lines([f"{told} bttv_release [[]bttv]", "*bttv_release+0x5f*"] * 2)
+    assert len(fakepair.BOOTS) == 3
 
 
 def test_a_test_may_end_its_guest(run) -> None:

@@ -38,6 +38,7 @@ from vcapdev.testing.complaints import Complaint
 from vcapdev.testing.config import GuestConfig
 from vcapdev.testing.guest import Guest
 from vcapdev.testing.keeper import Keeper
+from vcapdev.testing.living import BootCrashError
 from vcapdev.testing.states import State
 from vcapdev.vm.watch import GuestCrash
 
@@ -129,12 +130,14 @@ def repeat_command(test: Test) -> str:
 
 
 def _no_guest(result: TestResult, error: Exception) -> None:
-    """There is no guest: only a crash of its kernel is the driver's."""
+    """There is no guest: only a crash of its kernel is the driver's, and not one before the driver's time."""
     if isinstance(error, GuestCrash):
         text = f"before the test began ({error.kind}): {error.title}\n{error.kernel_log}"
         key = _kernel_key(error.kind, error.title, error.kernel_log)
         result.failures.append(Failure(What.KERNEL, key, text))
         return
+    if isinstance(error, BootCrashError):
+        result.texts.append(["guest kernel log", error.kernel_log[-_MOST_TEXT:]])
     _trouble(result, error)
 
 

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from vcapdev.testing.config import GuestConfig, did_you_mean
 from vcapdev.testing.living import LivingGuest
 from vcapdev.testing.modules import module_file
 from vcapdev.testing.opening import Opener, open_pair
-from vcapdev.vm.agent import Process
+from vcapdev.vm.agent import GuestTimeoutError, Process
 
 _COMMAND = 60.0  # seconds for a command
 
@@ -122,7 +123,14 @@ class Guest(LivingGuest):
         """
         words = _words(command)
         with self._asked() as agent:
-            done = agent.run(words, timeout=timeout)
+            process = agent.spawn(words)
+            self._processes.append(process)  # the test's end waits for it, should it hang in the kernel
+            try:
+                done = process.wait(timeout)
+            except GuestTimeoutError:
+                process.kill(signal.SIGKILL)
+                raise
+            self._processes.remove(process)
         result = Result(command if isinstance(command, str) else shlex.join(words), *done)
         if check and not result.ok:
             last = (result.stderr.strip().splitlines() or ["it said nothing"])[-1]

@@ -8,6 +8,7 @@ on (a WARNING) ends no wait; it is in :attr:`LivingGuest.complaints`, and whoeve
 
 from __future__ import annotations
 
+import re
 import signal
 import tempfile
 import time
@@ -25,6 +26,7 @@ from vcapdev.run.pair import PATIENCE, WatchedVm
 from vcapdev.testing.card import Card
 from vcapdev.testing.complaints import Complaint, expected, unexpected
 from vcapdev.testing.config import GuestConfig
+from vcapdev.testing.hanging import hanging
 from vcapdev.testing.opening import GuestPair, Opened, Opener, open_pair
 from vcapdev.testing.states import State, StateMachine
 from vcapdev.vm.agent import Agent, AgentError, AgentGoneError, GuestTimeoutError, Process
@@ -38,6 +40,21 @@ _PROBE = 60.0  # seconds for the driver to register a card that was plugged in; 
 _MARK = 30.0  # seconds for a line to come back out of the kernel log
 
 Json = dict[str, Any]
+
+
+#: The driver speaks, or is listed among the modules of a report. The command line has its parameters only.
+_DRIVER_BEGAN = re.compile(r"^(?!.*command line).*\bbttv", re.IGNORECASE | re.MULTILINE)
+
+
+class BootCrashError(GuestError):
+    """The guest's kernel failed before the driver was loaded, and so not of the driver.
+
+    :ivar kernel_log: its slice of the kernel log.
+    """
+
+    def __init__(self, crash: GuestCrash) -> None:
+        super().__init__(f"{crash}; that was before the driver was loaded")
+        self.kernel_log = crash.kernel_log
 
 
 class LivingGuest:
@@ -193,7 +210,10 @@ class LivingGuest:
             try:
                 self._until(lambda: not self._busy(), _COMMAND, "the test's programs to end")
             except GuestTimeoutError as error:
-                self._note_death(error)  # it hangs in the kernel: nobody waits for it a second time
+                for complaint in hanging(self._vm.agent):
+                    self.has_complained = True
+                    self.complaints.append(complaint)
+                self._note_death(error)  # nobody waits for it a second time
                 raise
             self.hear_out()
 
@@ -332,7 +352,12 @@ class LivingGuest:
         self.has_complained = self.death_expected = False
 
     def _boot(self) -> None:
-        agent = self._pair.start()
+        try:
+            agent = self._pair.start()
+        except GuestCrash as crash:
+            if _DRIVER_BEGAN.search(f"{self.log_text()}\n{crash.kernel_log}"):
+                raise
+            raise BootCrashError(crash) from crash
         agent.wait_for(lambda: _registered(agent), _PROBE, "the driver to find the card")
         self._drivers = Drivers(agent)
 
