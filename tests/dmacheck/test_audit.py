@@ -108,6 +108,34 @@ def test_a_page_that_turns_bad_after_the_look_is_told_apart(card: FakeCard) -> N
     assert (found["turned"], found["disagreed"], found["agreed"]) == (1, 0, 1)
 
 
+def test_a_page_that_is_mended_after_the_look_is_told_apart(card: FakeCard) -> None:
+    """A driver that queues the buffer anew pins it again: the live verdict stands, the page is another."""
+    batch = audited(card).program(A, B)
+    card.write(batch)
+    card.guest.anon(B, pins=0)
+
+    def pin_again() -> None:
+        if card.pauses > 2:  # one for the first audit, one for the verdict, and then it is pinned again
+            card.guest.anon(B)
+
+    card.on_pause = pin_again
+    card.write(batch)
+    found = figures(card)
+    assert card.rules == ["not-pinned"]
+    assert (found["bad"], found["mended"], found["disagreed"]) == (1, 1, 0)
+
+
+def test_a_page_that_was_let_go_during_the_write_is_no_disagreement(card: FakeCard) -> None:
+    """Bad at the second look only: the rule takes two, and the standing world shows what the second one saw."""
+    batch = audited(card).program(A, B)
+    card.write(batch)
+    card.during = lambda: card.guest.anon(B, pins=0)
+    card.write(batch)
+    found = figures(card)
+    assert card.rules == []
+    assert (found["bad"], found["turned"], found["disagreed"]) == (0, 1, 0)
+
+
 def test_a_stop_of_dma_ends_the_judgement(card: FakeCard) -> None:
     batch = audited(card).program(A, B)
 

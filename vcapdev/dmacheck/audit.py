@@ -2,7 +2,7 @@
 """Judging judgements: a random sample is judged again with the vCPUs stopped, where nothing can move.
 
 Rules called certain are held to that. What the live look called bad and the standing world calls clean, or
-the other way round without the page having changed between the two, is a disagreement: a defect of the
+the other way round, without the page having changed between the two, is a disagreement: a defect of the
 checker.
 """
 
@@ -54,12 +54,15 @@ class Audit:
         setting: Setting,
         pages: BatchPages,
         codes: Codes | None,
+        doubt: Bools | None,
         pause: Callable[[], AbstractContextManager[bool]],
         running: Callable[[], bool],
     ) -> None:
         """Judge a batch's pages again.
 
         :param codes: what the live judgement said; None where it found nothing.
+        :param doubt: pages that were bad at one of the two looks and were not accused: they changed during
+            the write.
         :param running: whether the judgement still holds: DMA was not stopped since, the kernel is the same.
         """
         said = np.zeros(pages.count, dtype=np.uint8) if codes is None else codes.copy()
@@ -70,12 +73,12 @@ class Audit:
             elif not running():
                 self._counts["raced_with_stop"] += 1
             else:
-                self._compare(kernel, setting, pages, said, live)
+                self._compare(kernel, setting, pages, said, live, doubt)
 
     def figures(self) -> dict[str, Any]:
         """Plain values: see docs/audit.md."""
         names = [
-            *("judgements", "pages", "clean", "bad", "agreed", "turned", "disagreed"),
+            *("judgements", "pages", "clean", "bad", "agreed", "turned", "mended", "disagreed"),
             *("raced_with_stop", "not_stopped"),
         ]
         return {
@@ -86,7 +89,13 @@ class Audit:
         }
 
     def _compare(
-        self, kernel: Kernel, setting: Setting, pages: BatchPages, said: Codes, live: PageFacts | None
+        self,
+        kernel: Kernel,
+        setting: Setting,
+        pages: BatchPages,
+        said: Codes,
+        live: PageFacts | None,
+        doubt: Bools | None,
     ) -> None:
         pfns = pages.pages.pfns
         standing = PageSet(kernel, pfns)  # of its own: nothing that the live look has kept is used again
@@ -95,8 +104,10 @@ class Audit:
         codes = judge(facts, pages.record.promise(pfns), setting)
         moved = np.array([not kernel.vmemmap.still_there(pfn) for pfn in pfns.tolist()], dtype=bool)
         differ = ((said != 0) != (codes != 0)) | moved
-        turned = differ & ~moved & (said == 0) & _changed(live, facts, setting)
-        disagreed = differ & ~turned
+        changed = _changed(live, facts, setting)
+        turned = differ & ~moved & (said == 0) & (changed if doubt is None else changed | doubt)
+        mended = differ & ~moved & (said != 0) & changed
+        disagreed = differ & ~turned & ~mended
         self._counts.update(
             judgements=1,
             pages=len(pfns),
@@ -104,6 +115,7 @@ class Audit:
             bad=int(np.count_nonzero(said)),
             agreed=int(np.count_nonzero(~differ)),
             turned=int(np.count_nonzero(turned)),
+            mended=int(np.count_nonzero(mended)),
             disagreed=int(np.count_nonzero(disagreed)),
         )
         for row in np.flatnonzero(disagreed)[: _MAX_SHOWN - len(self._shown)].tolist():

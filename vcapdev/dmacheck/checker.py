@@ -251,7 +251,7 @@ class Checker:
         self._checked += pages.count
         if pages.partial:
             examiner.counts["unchecked"] += 1
-        examiner.sentence, examiner.unjudged = None, False
+        examiner.sentence, examiner.doubt, examiner.unjudged = None, None, False
         if pages.before is not None or not pages.still():
             self._look_closely(batch, pages)
         kernel = ground.kernel

@@ -22,7 +22,7 @@ from vcapdev.dmacheck.ledger import Record, pages_of, too_many
 from vcapdev.dmacheck.look import BatchPages, Look, weigh
 from vcapdev.dmacheck.rules import DMA_OFF, NOT_PINNED, PAGE_RULES, RECYCLED, UNLISTED, USER, Codes
 from vcapdev.guestmm.mediabuffer import DMABUF
-from vcapdev.guestmm.pages import PageSet
+from vcapdev.guestmm.pages import Bools, PageSet
 from vcapdev.guestmm.vmstat import read_ticks
 
 LONG = 10.0  # seconds between two looks for pins that nobody lists
@@ -49,6 +49,7 @@ class Examiner:
         self._hazards = hazards
         self.counts: Counter[str] = Counter()
         self.sentence: Codes | None = None  # of the last judgement, None: nothing was found
+        self.doubt: Bools | None = None  # pages that were bad at one of its looks, and not accused
         self.clock: Callable[[], float] = time.monotonic
         self._next = self.clock() + LONG  # when pins that nobody lists are looked for
         self._ticks: int | None = None  # the guest's clock when that was done last
@@ -160,6 +161,7 @@ class Examiner:
         codes, passing = weigh(before, after, pages.count)
         self._excuse_renewed(codes, pages)
         self._excuse_imported(codes, pages)
+        self.doubt = (codes == 0) & _bad_at_either(before, after, pages.count)
         guilty = np.flatnonzero(codes)
         ground.oddities.add("passing", passing)
         if not len(guilty) or ground.kernel is None:
@@ -243,7 +245,7 @@ class Examiner:
             return
         with ground.judgement():
             audit.again(
-                kernel, setting, pages, self.sentence, self._pause,
+                kernel, setting, pages, self.sentence, self.doubt, self._pause,
                 lambda: ground.still_running() and ground.epoch is epoch,
             )  # fmt: skip
 
@@ -322,3 +324,11 @@ class Examiner:
         with ground.judgement():
             if not self._court.fetch_verdict(ground.kernel, suspicion, origin, again):
                 ground.oddities.add("passing")
+
+
+def _bad_at_either(before: Look | None, after: Look | None, count: int) -> Bools:
+    bad: Bools = np.zeros(count, dtype=bool)
+    for look in (before, after):
+        if look is not None:
+            bad |= look.codes != 0
+    return bad

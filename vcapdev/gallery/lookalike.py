@@ -20,7 +20,9 @@ from vcapdev.report.model import audit_of
 T = TypeVar("T")
 
 #: What is kept of an audit: pages (clean and bad by the live look), and judgements.
-AUDITED = ("judgements", "pages", "bad", "agreed", "turned", "disagreed", "raced_with_stop", "not_stopped")
+AUDITED = (
+    "judgements", "pages", "bad", "agreed", "turned", "mended", "disagreed", "raced_with_stop", "not_stopped"
+)  # fmt: skip
 NOT_OFFERED = 4  # exit status of vcap-scene: this kernel has no such memory, or refuses it
 
 
@@ -102,11 +104,12 @@ def judge(lookalike: Lookalike, outcome: Outcome) -> Played:
         lookalike.name, lookalike.scene.title, outcome.kernel, result, why,
         pages=outcome.pages_checked, frames=outcome.frames.captured, seconds=outcome.seconds,
         triples=frozenset((outcome.kernel, state) for state in outcome.states),
-        audit=_audited(outcome),
+        audit=audited(outcome),
     )  # fmt: skip
 
 
-def _audited(outcome: Outcome) -> dict[str, int]:
+def audited(outcome: Outcome) -> dict[str, int]:
+    """The figures of a scene's audit; nothing where none was asked for."""
     audit = audit_of(outcome.status)
     return {} if audit is None else {name: getattr(audit, name) for name in AUDITED}
 
@@ -117,7 +120,7 @@ def _judged(lookalike: Lookalike, outcome: Outcome) -> tuple[Result, str]:
     refused = _refused(lookalike, outcome)
     if refused is not None:
         return refused
-    shortfalls = outcome.shortfalls() + _of_frames(lookalike, outcome) + _of_audit(outcome)
+    shortfalls = outcome.shortfalls() + _of_frames(lookalike, outcome) + of_audit(outcome)
     if shortfalls:
         return Result.FAILED, "; ".join(shortfalls)
     claims, counts = lookalike.claims(outcome.kernel), evidence(outcome)
@@ -127,7 +130,7 @@ def _judged(lookalike: Lookalike, outcome: Outcome) -> tuple[Result, str]:
     return Result.SILENT, told(claims, counts)
 
 
-def _of_audit(outcome: Outcome) -> list[str]:
+def of_audit(outcome: Outcome) -> list[str]:
     """A page that was judged otherwise with the vCPUs stopped: the checker is wrong in one of both."""
     audit = audit_of(outcome.status)
     return audit.defects() if audit is not None else []

@@ -127,6 +127,7 @@ class Audit:
     bad: int = 0
     agreed: int = 0
     turned: int = 0  # clean, then changed, and bad by the time that the vCPUs stood
+    mended: int = 0  # bad, then changed, and clean by the time that the vCPUs stood
     disagreed: int = 0
     raced_with_stop: int = 0  # judgements: DMA was stopped before the vCPUs were
     not_stopped: int = 0  # judgements: the vCPUs could not be stopped

@@ -97,6 +97,7 @@ def _audit(audit: Audit) -> str:
     text += f"{audit.disagreed} disagreement{'s' * (audit.disagreed != 1)}"
     rest = {
         "changed and bad by then": audit.turned,
+        "changed and clean by then": audit.mended,
         "judgements overtaken by a stop": audit.raced_with_stop,
         "judgements without a stop of the vCPUs": audit.not_stopped,
     }
