@@ -21,8 +21,15 @@ enum {
 	ADVICE_SOFT_OFFLINE = 101,
 };
 
+/*
+ * A write fault for each page, its bytes as they are. Where the kernel cannot do that by itself (before Linux 5.14)
+ * the program writes back what it reads, and so may undo what a device writes in that instant: an emulator makes
+ * locked instructions of a lone CPU from two parts.
+ */
 void touch(struct buffer *b)
 {
+	if (b->map && !madvise(b->map, b->map_size, ADVICE_POPULATE_WRITE))
+		return;
 	for (size_t at = 0; b->map && at < b->map_size; at += PAGE_BYTES)
 		__atomic_fetch_or(b->map + at, 0, __ATOMIC_SEQ_CST);
 }
