@@ -54,10 +54,11 @@ def test_an_image_a_module_parameters_and_qemu_options_at_once(tmp_path: Path, p
     module, code = tmp_path / "my-bttv.ko", driver.read_bytes()
     assert code.count(b"0.9.19\0") == 2, "what it prints, and what modinfo tells"
     module.write_bytes(code.replace(b"0.9.19\0", b"0.9.77\0"))
-    words = ["--kimg", str(image), "--module", str(module), "--append", "bttv.vsfx=0 mine=yes"]
+    words = ["--kimg", str(image), "--module", str(module), "--append", "bttv.card=105 mine=yes"]
     told, log = run(tmp_path / "report", *words, "--qemu-opts", "-smbios type=1,product=MyBoard")
-    assert "page_poison=1 oops=panic panic=-1 bttv.vsfx=0 mine=yes\n" in log
+    assert "page_poison=1 oops=panic panic=-1 bttv.card=105 mine=yes\n" in log
     assert "bttv: driver version 0.9.77 loaded" in log
+    assert "[card=105,insmod option]" in log, "what the command line gives to a module"
     assert "DMI: QEMU MyBoard" in log
     assert told["kernel"]["image"] == str(image)
     assert told["kernel"]["replaced_modules"] == [str(module)]
