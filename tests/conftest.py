@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""For all tests: hypothesis measures no time: a busy machine fails nothing. The whole suite's time is kept."""
+"""For all tests: hypothesis measures no time (a busy machine fails nothing); how long all took is kept."""
 
 from __future__ import annotations
 

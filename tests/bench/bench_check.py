@@ -6,9 +6,9 @@ lands in other pages, and the field touches them all. The check is two looks at 
 one after the bytes move. Two figures: ``quiet``, where nothing changes between looks, and ``stirred``, where
 the reference counts of 2 % of the pages have changed between any two (as reclaim does under a memory hog).
 
-``stirred`` has no goal, as it measures no fixed work: pages that did change are read, decoded and judged anew
-in each look, so it grows with how much the guest stirs, and 2 % is a choice of ours. What matters then is that
-a field's time is kept: it takes about a hundredth of those 20 ms.
+``stirred`` has no goal, as it measures no fixed work: pages that did change are read, decoded and judged
+anew in each look, so it grows with how much the guest stirs, and 2 % is a choice of ours. What matters then
+is that a field's time is kept: it takes about a hundredth of those 20 ms.
 """
 
 from __future__ import annotations

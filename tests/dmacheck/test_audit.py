@@ -126,7 +126,7 @@ def test_a_page_that_is_mended_after_the_look_is_told_apart(card: FakeCard) -> N
 
 
 def test_a_page_that_was_let_go_during_the_write_is_no_disagreement(card: FakeCard) -> None:
-    """Bad at the second look only: the rule takes two, and the standing world shows what the second one saw."""
+    """Bad at the second look only: the rule takes two, and the standing world shows what the second saw."""
     batch = audited(card).program(A, B)
     card.write(batch)
     card.during = lambda: card.guest.anon(B, pins=0)

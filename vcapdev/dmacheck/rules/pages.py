@@ -158,6 +158,11 @@ class Recycled(PageRule):
         " free in between, while the program that writes to it stayed the same."
     )
     looks = "anonymous page; refcount 1025, pins 1, mapcount 0; mapping and index of another process"
+    unjudged = (
+        "huge pages: mapping and index stand in the first page of each, and a pin on one page cannot be told "
+        "from one on its neighbour. Those of buffers that a media framework knows have missing-pin (V16) and "
+        "copied-away (V17)"
+    )
     near = (
         "the whole buffer released and pinned anew within one system call: all pages changed, and all are "
         "pinned",

@@ -22,6 +22,11 @@ class NotDirtied(Rule):
     looks = (
         "file page; refcount 2, pins 0, mapcount 0; lru uptodate (no dirty), 1025 and clean one look before"
     )
+    unjudged = (
+        "one of several pins: a huge page that two buffers share, or a page that somebody else has pinned as"
+        " well, is judged when its last pin goes, and is good when it is dirty by then, whoever did that. Nor"
+        " is a page that was dirty already while pinned, as nearly all anonymous ones are"
+    )
     near = (
         "a page released dirty, then written out or freed before it was looked at: counted, no verdict",
         "a page in the swap cache, under writeback or given up with MADV_FREE: reclaim may have cleaned it",
