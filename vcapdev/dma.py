@@ -148,6 +148,31 @@ class DmaObserver(Protocol):
         """A register was written, a field ended, DMA was switched, or the device was reset."""
 
 
+class NullObserver(DmaObserver):
+    """Watches nothing: for observers that need only some of the calls."""
+
+    def program(self, program: Program) -> None:
+        return
+
+    def gone(self, program_id: int) -> None:
+        return
+
+    def before_write(self, batch: Batch) -> None:
+        return
+
+    def after_write(self, batch: Batch) -> None:
+        return
+
+    def device_read(self, addr: int, length: int, origin: int) -> None:
+        return
+
+    def aborted(self, addr: int, length: int, origin: int, write: bool, why: Abort) -> None:
+        return
+
+    def checkpoint(self, what: Checkpoint) -> None:
+        return
+
+
 class Describe(Protocol):
     """Explains an origin; valid while the batch that carries it is being moved."""
 

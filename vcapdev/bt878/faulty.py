@@ -11,7 +11,7 @@ from vcapdev.bt878.chip import Bt878
 from vcapdev.bt878.clock import Scheduler
 from vcapdev.bt878.fifo import Block
 from vcapdev.bt878.registers import GpioDmaCtl, IntStat
-from vcapdev.dma import Abort, Batch, Checkpoint, Program
+from vcapdev.dma import Abort, Batch, NullObserver
 
 _RISC, _FIFO = GpioDmaCtl.RISC_ENABLE.mask, GpioDmaCtl.FIFO_ENABLE.mask
 
@@ -202,7 +202,7 @@ class SyncError(Course):
             self.chip.latch(IntStat.SCERR.mask)
 
 
-class MasterAbort(Course):
+class MasterAbort(Course, NullObserver):
     """An observer of the bus master that refuses the first batch of the field."""
 
     def act(self) -> None:
@@ -214,24 +214,6 @@ class MasterAbort(Course):
     def before_write(self, batch: Batch) -> None:
         self.end()
         self.chip.bus.refuse_piece(batch, 0, Abort.UNMAPPED)
-
-    def program(self, program: Program) -> None:
-        pass
-
-    def gone(self, program_id: int) -> None:
-        pass
-
-    def after_write(self, batch: Batch) -> None:
-        pass
-
-    def device_read(self, addr: int, length: int, origin: int) -> None:
-        pass
-
-    def aborted(self, addr: int, length: int, origin: int, write: bool, why: Abort) -> None:
-        pass
-
-    def checkpoint(self, what: Checkpoint) -> None:
-        pass
 
 
 COURSES: dict[str, type[Course]] = {

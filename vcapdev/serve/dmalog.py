@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from vcapdev.dma import Abort, Batch, Checkpoint, Program
+from vcapdev.dma import Abort, Batch, Checkpoint, NullObserver, Program
 
 _LENGTH = 1024
 
 
-class DmaLog:
-    """A bounded ring; implements ``vcapdev.dma.DmaObserver``. An entry is a tuple until somebody looks."""
+class DmaLog(NullObserver):
+    """A bounded ring. An entry is a tuple until somebody looks."""
 
     def __init__(self) -> None:
         self._ring: deque[tuple[str, int, int, Any]] = deque(maxlen=_LENGTH)
@@ -28,9 +28,6 @@ class DmaLog:
     def gone(self, program_id: int) -> None:
         self._ring.append(("gone", program_id, 0, None))
 
-    def before_write(self, batch: Batch) -> None:
-        pass
-
     def after_write(self, batch: Batch) -> None:
         # Batches come again and again: what is told of one is made once, and the batch itself not kept alive.
         entry = batch.cache.get(self)
@@ -38,9 +35,6 @@ class DmaLog:
             detail = f"{len(batch.addr)} pieces, {int(batch.length.sum())} bytes"
             entry = batch.cache[self] = "write", batch.program, int(batch.addr[0]), detail
         self._ring.append(entry)
-
-    def device_read(self, addr: int, length: int, origin: int) -> None:
-        pass
 
     def aborted(self, addr: int, length: int, origin: int, write: bool, why: Abort) -> None:
         self._ring.append(("aborted write" if write else "aborted read", length, addr, why.value))

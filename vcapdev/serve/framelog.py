@@ -9,7 +9,7 @@ from typing import Any
 
 from vcapdev.bt878.chip import Bt878
 from vcapdev.bt878.frame import Moved, SentFrame, sent_frame
-from vcapdev.dma import Abort, Batch, Checkpoint, DmaObserver, Program
+from vcapdev.dma import Batch, Checkpoint, DmaObserver, NullObserver
 
 _LENGTH = (
     256  # frames: 10 s at field rate, 0.6 s on the fast clock; a program holds them 0.2 s before it looks
@@ -18,8 +18,8 @@ _LENGTH = (
 States = Mapping[int, str]
 
 
-class FrameLog:
-    """A bounded ring of frames; implements ``vcapdev.dma.DmaObserver``, behind the one that judges pages.
+class FrameLog(NullObserver):
+    """A bounded ring of frames; an observer, behind the one that judges pages.
 
     Nothing stands in the card's way until :meth:`keep`, and no more once a frame was asked for by number.
 
@@ -65,24 +65,6 @@ class FrameLog:
         if what is Checkpoint.FIELD and last is not None and (not self._ring or self._ring[-1][0] != last[0]):
             number, moved = last
             self._ring.append((number, [(block, _bare(batch)) for block, batch in moved], self._sight()))
-
-    def program(self, program: Program) -> None:
-        pass
-
-    def gone(self, program_id: int) -> None:
-        pass
-
-    def before_write(self, batch: Batch) -> None:
-        pass
-
-    def after_write(self, batch: Batch) -> None:
-        pass
-
-    def device_read(self, addr: int, length: int, origin: int) -> None:
-        pass
-
-    def aborted(self, addr: int, length: int, origin: int, write: bool, why: Abort) -> None:
-        pass
 
 
 def _bare(batch: Batch) -> Batch:

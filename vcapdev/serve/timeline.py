@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any
 
 from vcapdev.bt878.chip import Bt878
-from vcapdev.dma import Abort, Batch, Checkpoint, DmaObserver, Program
+from vcapdev.dma import Abort, Batch, Checkpoint, DmaObserver, NullObserver
 from vcapdev.regs import Access
 
 _LENGTH = 2000  # events of a track; the newest are kept
@@ -21,8 +21,8 @@ _LENGTH = 2000  # events of a track; the newest are kept
 Json = dict[str, Any]
 
 
-class Timeline:
-    """A bounded ring of events for each track; implements ``vcapdev.dma.DmaObserver``.
+class Timeline(NullObserver):
+    """A bounded ring of events for each track.
 
     :param state_of: the state of a batch's pages as they were judged, "" where they were not.
     :param tally: findings so far, by rule.
@@ -106,15 +106,6 @@ class Timeline:
     def _add(self, track: str, name: str, state: str = "", verdict: str = "") -> None:
         self._rings[track].append((self._now(), next(self._number), name, state, verdict))
 
-    def program(self, program: Program) -> None:
-        pass
-
-    def gone(self, program_id: int) -> None:
-        pass
-
-    def before_write(self, batch: Batch) -> None:
-        pass
-
     def after_write(self, batch: Batch) -> None:
         first = int(batch.addr[0])
         state = self._state_of(batch) or "not judged"
@@ -137,7 +128,7 @@ class Timeline:
             self._add("DMA switches", what.value)
 
 
-class _Findings:
+class _Findings(NullObserver):
     """Which rules were broken since the last look. Stands before the checker, so that what it finds between
     two transfers (pins, releases) is not put down to the next one.
     """
@@ -152,23 +143,11 @@ class _Findings:
         self._last = now
         return ", ".join(rule for rule, count in now.items() if count > last.get(rule, 0)) if now else ""
 
-    def program(self, program: Program) -> None:
-        pass
-
-    def gone(self, program_id: int) -> None:
-        pass
-
     def before_write(self, batch: Batch) -> None:
         self.look()
-
-    def after_write(self, batch: Batch) -> None:
-        pass
 
     def device_read(self, addr: int, length: int, origin: int) -> None:
         self.look()
 
     def aborted(self, addr: int, length: int, origin: int, write: bool, why: Abort) -> None:
         self.look()
-
-    def checkpoint(self, what: Checkpoint) -> None:
-        pass
