@@ -122,6 +122,19 @@ static int wait_active(struct buffer *b)
 	return !line_came(b, 1);
 }
 
+/* Memory may be short for a moment, for the driver's program or its pins: asks again, as programs do. */
+static int queue_patiently(unsigned slot, const struct buffer *b)
+{
+	int error = ENOMEM;
+
+	for (unsigned tries = 0; error == ENOMEM && tries < 100; tries++) {
+		if (tries)
+			usleep(10000);
+		error = card_try_queue(&card, slot, b->data, b->dmabuf);
+	}
+	return error;
+}
+
 /* Hands the next idle buffer to the driver. */
 static void give(unsigned slot)
 {
@@ -131,7 +144,7 @@ static void give(unsigned slot)
 	renew_buffer(b);
 	run_tasks(BEFORE, b);
 	look_mapping(b, &b->before);
-	error = card_try_queue(&card, slot, b->data, b->dmabuf);
+	error = queue_patiently(slot, b);
 	if (error)
 		not_offered("VIDIOC_QBUF of this memory", error);
 	learn_pages(b);
