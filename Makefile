@@ -27,7 +27,8 @@ RUN_OPTIONS = \
 ANSWER_OPTIONS = $(call option,KERNEL,kernel) $(if $(REPORT)$(KERNEL),$(call option,REPORT,report),--report docs)
 SCENARIO_OPTIONS = $(foreach kernel,$(or $(KERNEL),bookworm-6.1 trixie-6.12),--kernel '$(kernel)') \
   $(if $(SCENE),-k '$(SCENE)') $(if $(JOBS),-j '$(JOBS)') $(if $(REPORT),--html '$(REPORT)')
-MUTANT_OPTIONS = $(call option,KERNEL,kernel) $(call option,KIND,kind) $(call option,REPORT,report)
+MUTANT_OPTIONS = $(call option,KERNEL,kernel) $(call option,KIND,kind) $(call option,REPORT,report) \
+  $(call option,PAGE,page) $(call option,AUDIT,audit)
 
 .PHONY: run-guest flakes watch scenarios findings test mutants rules lookalikes answer bench lint check doctor clean help
 
@@ -37,7 +38,7 @@ run-guest: ## boot a stock guest, capture under swap pressure, judge every DMA w
 test: ## all tests, those that boot guests included
 	@$(PY) -m pytest $(PYTEST)
 
-mutants: ## play altered drivers: which rule catches each, and what it blames [KERNEL= KIND= REPORT=]
+mutants: ## play altered drivers on all kernels: which rule catches each, and what it blames [KERNEL= KIND= REPORT=DIR PAGE=FILE]
 	@$(PY) tools/status.py $(PY) -m vcapdev mutants $(MUTANT_OPTIONS)
 
 rules: ## docs/rules.md and the tables of docs/report.md anew, from the rules' own texts and the altered drivers

@@ -16,14 +16,16 @@ def verdict(instruction: str | None, page: int = 0, pages: int = 216, **more: An
     where = None if instruction is None else {"instruction": instruction, "address": 0x1000}
     target = None if page < 0 else {"page": page, "pages": pages}
     key = "vcapdev: not-pinned (V3): DMA write to an anonymous page"
-    told = {"instruction": where, "buffer": target, "pages": 1}
+    lines = [f"videobuf userptr buffer 0: state active; this is its page {page + 1}"]
+    told = {"instruction": where, "buffer": target, "pages": 1, "evidence": {"buffer": lines}}
     return {"rule": "not-pinned", "id": "V3", "key": key, **told, **more}
 
 
 WRITE = verdict("WRITE SOL 1008 bytes to 0x0a3c1010")
 LAST = verdict("WRITE123 SOL EOL 768 bytes", page=215)
 RELEASE = verdict("a program of 432 pieces, 4096 bytes of it to this page", page=3)
-LEAK = verdict(None, page=-1, pages=0) | {"pages": 12}
+LEAK = verdict(None, page=-1, pages=0, evidence={"buffer": []}) | {"pages": 12}
+NOTED = verdict("WRITE", evidence={"buffer": [], "notes": ["vb2 userptr buffer 1: state released"]})
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,10 @@ LEAK = verdict(None, page=-1, pages=0) | {"pages": 12}
         (WRITE, {"instruction": "WRITE", "page": "first", "says": "anonymous"}),
         (LAST, {"instruction": "WRITE123", "page": "last"}),
         (LAST, {"page": 216}),
+        (LAST, {"page": "any", "buffer": "state active"}),
+        (LAST, {"instruction": ["WRITE", "WRITE123"]}),
+        (NOTED, {"buffer": "state released"}),
+        (LEAK, {"unblamed": "for people only"}),
         (RELEASE, {"instruction": "program", "page": 4}),
         (LEAK, {"instruction": "none", "pages": 12}),
         (LEAK, {}),
@@ -48,6 +54,10 @@ def test_right_blame_passes(given: Json, blame: Json) -> None:
         (LAST, {"instruction": "WRITE"}, "instruction WRITE123 is blamed, not WRITE"),
         (WRITE, {"page": "last"}, "page 1 of 216 is blamed, not the last one"),
         (LEAK, {"page": "first"}, "no page of a buffer"),
+        (LEAK, {"page": "any"}, "no page of a buffer"),
+        (LAST, {"instruction": ["WRITE", "fetch"]}, "instruction WRITE123 is blamed, not WRITE or fetch"),
+        (WRITE, {"buffer": "state done"}, "no buffer is named with 'state done': videobuf userptr buffer 0"),
+        (LEAK, {"buffer": "state done"}, "no buffer is named with 'state done': none at all"),
         (LEAK, {"instruction": "WRITE"}, "instruction none"),
         (LEAK, {"pages": 1}, "12 pages are blamed"),
         (WRITE, {"says": "slab"}, "without 'slab'"),

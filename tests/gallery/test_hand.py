@@ -11,11 +11,11 @@ from vcapdev.dmacheck.contract import CONTRACT_RULES
 from vcapdev.dmacheck.rules import ALL_RULES
 from vcapdev.errors import UsageError
 from vcapdev.gallery.blame import either
-from vcapdev.gallery.hand import FRAMES, scene_of
+from vcapdev.gallery.hand import FRAMES, GUEST, scene_of
 from vcapdev.gallery.mutants import chosen
 from vcapdev.image.mutants import Mutant, find_mutant, mutants
 
-NAMES = {rule.name for rule in (*ALL_RULES, *CONTRACT_RULES)} | {FRAMES}
+NAMES = {rule.name for rule in (*ALL_RULES, *CONTRACT_RULES)} | {FRAMES, GUEST}
 
 
 def test_there_are_thirty_altered_drivers_and_more() -> None:

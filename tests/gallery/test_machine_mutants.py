@@ -15,10 +15,11 @@ import pytest
 from vcapdev.bt878.pattern import KIND_VBI, PictureKey, Shot, picture
 from vcapdev.errors import UsageError
 from vcapdev.gallery.acts import ACTS, MMAP, USERPTR, acts_on, lines_left_out, slots_left, vbi_damage
+from vcapdev.gallery.equivalents import load_equivalents
 from vcapdev.gallery.machine import Caught, Equivalence, Fate, Machine, verdict_on
 from vcapdev.gallery.machine_page import main, page
 from vcapdev.gallery.machine_report import markdown, to_json, totals, write
-from vcapdev.gallery.machines import Ground, about_ground, earlier, in_turn, load_equivalents, sources, stale
+from vcapdev.gallery.machines import Ground, about_ground, earlier, in_turn, sources, stale
 from vcapdev.gallery.mutant_options import MutantOptions
 from vcapdev.gallery.mutate import Mutation, mutations
 from vcapdev.gallery.reach import Reach

@@ -62,6 +62,25 @@ def test_content_is_enough_only_for_drivers_that_break_no_rule() -> None:
     assert (row.caught, row.good) == (matrix.CONTENT, True)
 
 
+def test_a_fault_over_which_the_kernel_stumbles_is_good_only_where_that_is_said() -> None:
+    oops = replace(MUTANT, rule="guest or free-page", blame={})
+    assert (played(oops, reports=[OOPS]).caught, played(oops, reports=[OOPS]).good) == (matrix.GUEST, True)
+    assert played(oops, reports=[OOPS], verdicts=[verdict("free-page")]).good
+    assert not played(oops).good
+    assert not played(oops, reports=[OOPS], verdicts=[verdict("recycled")]).good
+
+
+def test_a_page_that_the_audit_judged_otherwise_makes_the_row_bad() -> None:
+    figures = {"rate": 1.0, "seed": 1, "judgements": 1, "pages": 9, "clean": 8, "bad": 1}
+    agreed = {"agreed": 9, "turned": 0, "mended": 0, "disagreed": 0, "raced_with_stop": 0, "not_stopped": 0}
+    audit = {**figures, **agreed, "disagreements": []}
+    row = played(verdicts=[verdict("not-pinned")], status={"audit": audit})
+    assert row.good
+    assert (row.audit["pages"], row.audit["bad"]) == (9, 1)
+    other = audit | {"agreed": 8, "disagreed": 1, "disagreements": ["page 3: clean, then free"]}
+    assert not played(verdicts=[verdict("not-pinned")], status={"audit": other}).good
+
+
 def test_a_rule_that_was_not_to_be_expected_makes_the_row_bad() -> None:
     row = played(verdicts=[verdict("not-pinned"), verdict("free-page"), verdict("recycled")])
     assert (row.wrong, row.good) == ("unexpected: recycled", False)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from vcapdev.gallery.acts import UNALIGNED
+from vcapdev.gallery.equivalents import load_equivalents
 from vcapdev.gallery.machine import Caught, Machine
-from vcapdev.gallery.machines import load_equivalents, sources, stale
+from vcapdev.gallery.machines import sources, stale
 from vcapdev.gallery.mutate import Mutation, mutations
 from vcapdev.gallery.stage import Stage
 from vcapdev.image.kbuild import Builder

@@ -10,7 +10,9 @@ import pytest
 from vcapdev.errors import UsageError
 from vcapdev.image.mutants import find_mutant, mutants
 
-ABOUT = "title: t\nwhat: w\nrule: not-pinned\nalso: []\nrun: {}\n"
+BARE = "title: t\nwhat: w\nrule: not-pinned\nalso: []\nrun: {}\n"
+BLAME = "blame: {instruction: WRITE, buffer: state active, page: last}\n"
+ABOUT = BARE + BLAME
 DIFF = "--- a/x/y.c\n+++ b/x/y.c\n@@ -1 +1 @@\n-a\n+b\n"
 
 
@@ -38,7 +40,16 @@ def test_an_unknown_name_gets_a_hint() -> None:
         (DIFF, "title: t\n", "keys also, rule, run, title, what; it may have"),
         (DIFF, ABOUT.replace("not-pinned", "3"), "must be text"),
         (DIFF, ABOUT.replace("{}", "1"), "run a mapping"),
-        (DIFF, ABOUT + "blame: page\n", "blame must be a mapping"),
+        (DIFF, BARE + "blame: page\n", "blame must be a mapping"),
+        (
+            DIFF,
+            BARE,
+            "blame must name instruction, buffer, page as well, or say in 'unblamed' why it cannot$",
+        ),
+        (DIFF, BARE + "blame: {instruction: WRITE, page: 1}\n", "blame must name buffer as well"),
+        (DIFF, BARE + "blame: {page: 1, unblamed: ' '}\n", "blame must name instruction, buffer as well"),
+        (DIFF, BARE + "blame: {page: 1, unblamed: 3}\n", "unblamed must be text: why instruction and buffer"),
+        (DIFF, ABOUT.replace("last}", "last, unblamed: x}"), "so leave out 'unblamed'"),
         (DIFF, ABOUT + "ruins: 1\n", "ruins must be yes or no"),
         (DIFF, ABOUT + "diff: other\n", "has no other.diff beside it"),
         (DIFF, ABOUT + "colour: red\n", "it may have blame, diff, kernels, machine, ruins"),
@@ -52,13 +63,19 @@ def test_wrong_descriptions_are_refused(tmp_path: Path, diff: str, about: str | 
         mutants(tmp_path)
 
 
+def test_what_a_scenario_shows_needs_no_blame(tmp_path: Path) -> None:
+    (tmp_path / "m.diff").write_text(DIFF)
+    (tmp_path / "m.yaml").write_text(BARE.replace("not-pinned", "scenario"))
+    assert mutants(tmp_path)[0].blame == {}
+
+
 def test_two_triggers_may_share_a_diff(tmp_path: Path) -> None:
     (tmp_path / "m.diff").write_text(DIFF)
     (tmp_path / "m.yaml").write_text(ABOUT)
     (tmp_path / "other.yaml").write_text(
-        ABOUT + "diff: m\nruins: true\nblame: {page: last}\nkernels: [a-*]\n"
+        BARE + "diff: m\nruins: true\nblame: {page: last, unblamed: x}\nkernels: [a-*]\n"
     )
     first, second = mutants(tmp_path)
     assert (first.diff, first.ruins, first.kernels) == (second.diff, False, ("*",))
-    assert (second.name, second.ruins, second.blame) == ("other", True, {"page": "last"})
+    assert (second.name, second.ruins, second.blame) == ("other", True, {"page": "last", "unblamed": "x"})
     assert second.kernels == ("a-*",)

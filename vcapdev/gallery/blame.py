@@ -10,6 +10,7 @@ Json = dict[str, Any]
 
 NOTHING = "none"
 PROGRAM = "program"
+UNBLAMED = "unblamed"
 
 
 def of_rule(verdicts: Sequence[Json], rule: str) -> list[Json]:
@@ -36,10 +37,11 @@ def describe(verdict: Json) -> str:
 def wrong(verdicts: Sequence[Json], blame: Mapping[str, Any]) -> str:
     """Why none of a rule's verdicts blames what ``blame`` says; "" when one does.
 
-    Keys of ``blame``: ``instruction``, its first word, "program" where a whole program is blamed (for a page
-    that was released, or never was), "none" where nothing is; ``page``, "first", "last" or a number from 1,
-    of the pages that the program writes; ``pages``, how many the verdict is about; ``says``, words that its
-    first line must hold.
+    Keys of ``blame``: ``instruction``, its first word (or a list of such), "program" where a whole program is
+    blamed (for a page that was released, or never was), "none" where nothing is; ``page``, "first", "last" or
+    a number from 1, of the pages that the program writes, or "any" of them; ``buffer``, words that one line
+    about the framework's buffer must hold; ``pages``, how many the verdict is about; ``says``, words that its
+    first line must hold; ``unblamed``, why there is no ``instruction``, ``buffer`` or ``page``: for people.
     """
     if not verdicts:
         return "there is no verdict"
@@ -48,11 +50,12 @@ def wrong(verdicts: Sequence[Json], blame: Mapping[str, Any]) -> str:
 
 
 def _reason(verdict: Json, blame: Mapping[str, Any]) -> str:
-    checks = {"instruction": _instruction, "page": _page, "pages": _pages, "says": _says}
     for name, wanted in blame.items():
-        if name not in checks:
+        if name == UNBLAMED:
+            continue
+        if name not in _CHECKS:
             return f"blame has no key {name!r}"
-        if reason := checks[name](verdict, wanted):
+        if reason := _CHECKS[name](verdict, wanted):
             return reason
     return ""
 
@@ -64,17 +67,25 @@ def _word(verdict: Json) -> str:
 
 
 def _instruction(verdict: Json, wanted: Any) -> str:
-    word = _word(verdict)
-    return "" if word == wanted else f"instruction {word} is blamed, not {wanted}"
+    word, names = _word(verdict), wanted if isinstance(wanted, list) else [wanted]
+    return "" if word in names else f"instruction {word} is blamed, not {' or '.join(names)}"
 
 
 def _page(verdict: Json, wanted: Any) -> str:
     target = verdict.get("buffer")
     if not target:
         return f"no page of a buffer is blamed, not the {wanted} one"
-    number = {"first": 1, "last": target["pages"]}.get(wanted, wanted)
     found = target["page"] + 1
+    number = {"first": 1, "last": target["pages"], "any": found}.get(wanted, wanted)
     return "" if found == number else f"page {found} of {target['pages']} is blamed, not the {wanted} one"
+
+
+def _buffer(verdict: Json, wanted: Any) -> str:
+    evidence = verdict.get("evidence") or {}
+    lines = [*evidence.get("buffer", ()), *evidence.get("notes", ())]
+    if any(str(wanted) in line for line in lines):
+        return ""
+    return f"no buffer is named with {wanted!r}: {'; '.join(lines) or 'none at all'}"
 
 
 def _pages(verdict: Json, wanted: Any) -> str:
@@ -85,3 +96,6 @@ def _pages(verdict: Json, wanted: Any) -> str:
 def _says(verdict: Json, wanted: Any) -> str:
     text = str(verdict.get("key", ""))
     return "" if str(wanted) in text else f"it says {text!r}, without {wanted!r}"
+
+
+_CHECKS = {"instruction": _instruction, "buffer": _buffer, "page": _page, "pages": _pages, "says": _says}

@@ -11,19 +11,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vcapdev.errors import VcapdevError
-from vcapdev.gallery.machine import Equivalence, explained
+from vcapdev.gallery.equivalents import load_equivalents
+from vcapdev.gallery.machine import Equivalence, Fate, explained
 from vcapdev.gallery.machine_report import markdown, read
-from vcapdev.gallery.machines import load_equivalents
+from vcapdev.gallery.page import assembled, renew
+from vcapdev.image.recipe import recipe_names
+
+Json = dict[str, Any]
 
 HEAD = """\
 # Mutants by machine
 
 `make mutants KIND=machine` makes small changes all over the C of the driver's DMA and RISC code, builds each,
 and plays it in the short captures that run the changed statement, until something notices it
-([how](howto/mutant.md#by-machine)). This page holds the fates of one run per kernel, caught and not.
-`python -m vcapdev.gallery.machine_page` writes it from their reports.
+([how](howto/mutant.md#by-machine)). This page holds the fates of one run per kernel, caught and not,
+as the same command writes it.
 
 How to read it:
 - *rule*, *guest*, *frames*: what noticed the change. Where several did, a rule goes before the kernel's word,
@@ -42,11 +47,16 @@ The mutants by hand, each with a fault that matters, are in [mutants.md](mutants
 
 def page(reports: Sequence[Path], known: Sequence[Equivalence]) -> str:
     """The whole page. :raise UsageError: a directory holds no report."""
-    parts = []
-    for directory in reports:
-        fates, about = read(directory)
-        parts.append(markdown([explained(fate, known) for fate in fates], about).rstrip("\n") + "\n")
-    return "\n".join([HEAD, *parts])
+    return assembled(HEAD, dict(_section(*read(directory), known) for directory in reports), recipe_names())
+
+
+def write(path: Path, fates: Sequence[Fate], about: Json, known: Sequence[Equivalence]) -> None:
+    """Put one kernel's part into the page. :raise SetupError: it cannot be written."""
+    renew(path, HEAD, dict([_section(fates, about, known)]), recipe_names())
+
+
+def _section(fates: Sequence[Fate], about: Json, known: Sequence[Equivalence]) -> tuple[str, str]:
+    return str(about["kernel"]), markdown([explained(fate, known) for fate in fates], about)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vcapdev import __version__
 from vcapdev.errors import ExitStatus, SetupError, UsageError
-from vcapdev.gallery import machine_report, scene
+from vcapdev.gallery import machine_page, machine_report, scene
 from vcapdev.gallery.acts import BOUNCING, GROUND, Act, acts_on
+from vcapdev.gallery.equivalents import load_equivalents
 from vcapdev.gallery.machine import Caught, Equivalence, Fate, Machine
 from vcapdev.gallery.mutant_options import MutantOptions
 from vcapdev.gallery.mutate import Mutation, choose, mutations
@@ -37,10 +36,8 @@ _NEW = (
     "drivers/media/common/videobuf2/frame_vector.c",
 )
 _BOTH = ("drivers/media/pci/bt8xx/bttv-risc.c", "drivers/media/pci/bt8xx/bttv-vbi.c")
-_KNOWN = Path(__file__).with_name("equivalents.yaml")
 Json = dict[str, Any]
 
-_WORDS = ("file", "function", "line", "kind", "title", "reason")
 _SPARE = 3  # so many times as many are made as are wanted: not every change compiles
 
 
@@ -49,6 +46,14 @@ def run(options: MutantOptions) -> ExitStatus:
 
     :raise VcapdevError: no such kernel, or packages, compiler or guest are not to be had.
     """
+    for kernel in options.kernels:
+        fates, about = _run_on(options.on(kernel))
+        if options.page is not None:
+            machine_page.write(options.page, fates, about, load_equivalents())
+    return ExitStatus.CLEAN
+
+
+def _run_on(options: MutantOptions) -> tuple[list[Fate], Json]:
     screen = Screen()
     run_options = RunOptions(kernel=options.kernel, qemu=options.qemu, accel=options.accel, cold=False)
     with screen.stage("prepare") as stage:
@@ -65,7 +70,7 @@ def run(options: MutantOptions) -> ExitStatus:
     finally:  # what was found out before something went wrong counts, too
         print(machine_report.totals_text(fates), end="", flush=True)
         _keep(options, screen, fates, about)
-    return ExitStatus.CLEAN
+    return fates, about
 
 
 #: What must be the same for a run to go on.
@@ -93,11 +98,12 @@ def earlier(options: MutantOptions, about: Json) -> tuple[list[Fate], Json]:
 
 def _keep(options: MutantOptions, screen: Screen, fates: Sequence[Fate], about: Json) -> None:
     """Write what is known so far, where that is wanted."""
-    if options.report is not None:
+    if options.report is not None or options.page is not None:
         took = dict(about.get("took_before", {}))
         for name, seconds in screen.stages.items():
             took[name] = took.get(name, 0) + round(seconds)
         about["took"] = took
+    if options.report is not None:
         machine_report.write(options.report, fates, about)
 
 
@@ -259,39 +265,6 @@ def _until(
             if compiled >= wanted:
                 break
         step.note = f"{compiled} of {len(fates)} changes compiled, {machine.boots} boots"
-
-
-def load_equivalents(path: Path = _KNOWN) -> list[Equivalence]:
-    """What people have found out about changes that nothing notices.
-
-    :raise SetupError: the file is not as it must be.
-    """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        return [
-            _entry(one, same)
-            for key, same in (("equivalent", True), ("escape", False))
-            for one in data.get(key) or ()
-        ]
-    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
-        raise SetupError(
-            f"{path.name} cannot be read ({error}); it is part of vcapdev: install it again"
-        ) from None
-
-
-def _entry(one: Mapping[str, Any], same: bool) -> Equivalence:
-    file, function, line, kind, title, reason = (str(one[name]) for name in _WORDS)
-    return Equivalence(
-        file,
-        function,
-        line,
-        kind,
-        title,
-        reason,
-        same,
-        str(one.get("below", "")),
-        int(one.get("changes", 1)),
-    )
 
 
 def _about(options: MutantOptions, prepared: Prepared) -> Json:

@@ -12,7 +12,8 @@ from typing import Any
 
 from vcapdev import __version__
 from vcapdev.gallery import blame as blaming
-from vcapdev.gallery.hand import FRAMES
+from vcapdev.gallery import hand
+from vcapdev.gallery.lookalike import audited, of_audit
 from vcapdev.gallery.provenance import told
 from vcapdev.gallery.scene import Outcome
 from vcapdev.image.mutants import Mutant
@@ -32,6 +33,7 @@ MEANING = {
     NOT_BUILT: "not played: it does not fit or compile",
     NOT_HERE: "not played: this kernel has no such driver, or no such state",
 }
+_PLACE = {hand.FRAMES: CONTENT, hand.GUEST: GUEST}
 UNPLAYED = (NOT_HERE, NOT_BUILT)
 _FIRST_LINE = 88
 
@@ -57,13 +59,16 @@ class Row:
     pages: int = 0
     note: str = ""
     seconds: float = 0.0
+    audit: dict[str, int] = field(default_factory=dict)  # figures of docs/audit.md
 
     @property
     def good(self) -> bool:
         """Whether it was caught as it must be, or could not be played at all."""
         if self.caught == NOT_HERE:
             return True
-        return not self.wrong and self.caught == (CONTENT if self.rule == FRAMES else RULE)
+        return not self.wrong and self.caught in {
+            _PLACE.get(name, RULE) for name in blaming.either(self.rule)
+        }
 
 
 def judge(mutant: Mutant, outcome: Outcome) -> Row:
@@ -74,6 +79,7 @@ def judge(mutant: Mutant, outcome: Outcome) -> Row:
     first = (mine or outcome.verdicts or [{}])[0]
     wrong = [blaming.wrong(mine, mutant.blame)] if mine else []
     wrong += [f"unexpected: {', '.join(strange)}"] if strange else []
+    wrong += of_audit(outcome)
     return Row(
         mutant=mutant.name,
         title=mutant.title,
@@ -90,6 +96,7 @@ def judge(mutant: Mutant, outcome: Outcome) -> Row:
         pages=outcome.pages_checked,
         note=outcome.trouble,
         seconds=outcome.seconds,
+        audit=audited(outcome),
     )
 
 
@@ -101,7 +108,7 @@ def unplayed(mutant: Mutant, kernel: str, how: str, why: str) -> Row:
 def _caught(by_rule: bool, outcome: Outcome, rule: str) -> str:
     if by_rule:
         return RULE
-    if rule == FRAMES and outcome.bad_frames:
+    if hand.FRAMES in blaming.either(rule) and outcome.bad_frames:
         return CONTENT
     if outcome.verdicts:
         return OTHER_RULE

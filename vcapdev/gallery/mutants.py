@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vcapdev.errors import ExitStatus, SetupError, UsageError
-from vcapdev.gallery import matrix, provenance
+from vcapdev.gallery import hand_page, matrix, provenance
 from vcapdev.gallery.crew import Crew, Job, room
 from vcapdev.gallery.hand import scene_of
 from vcapdev.gallery.mutant_options import MutantOptions
@@ -56,7 +55,7 @@ class Took:
 
 
 def run(options: MutantOptions) -> ExitStatus:
-    """Play mutants, print their matrix, write it where wanted.
+    """Play mutants on each kernel, print their matrices, write them where wanted.
 
     :raise VcapdevError: no such kernel or mutant, or packages, compiler or guest are not to be had.
     """
@@ -64,13 +63,22 @@ def run(options: MutantOptions) -> ExitStatus:
         from vcapdev.gallery import machines
 
         return machines.run(options)
+    wanted = chosen(options.only)
+    ends = [_run_on(kernel, wanted, options) for kernel in options.kernels]
+    return max(ends, default=ExitStatus.CLEAN)
+
+
+def _run_on(kernel: str, wanted: Sequence[Mutant], options: MutantOptions) -> ExitStatus:
     screen, took = Screen(), Took()
-    run_options = RunOptions(kernel=options.kernel, qemu=options.qemu, accel=options.accel, cold=False)
+    run_options = RunOptions(
+        kernel=kernel, qemu=options.qemu, accel=options.accel, cold=False, audit=options.audit
+    )
+    made = provenance.made()  # of the sources as they are now, before a page of theirs is written
     with screen.stage("prepare") as stage:
         prepared = prepare(run_options, screen.progress)
-        stage.note = f"{options.kernel}, QEMU {prepared.qemu.version} with {prepared.accel.name}"
-    cast = assemble(chosen(options.only), run_options, prepared)
-    recipe = load_recipe(options.kernel)
+        stage.note = f"{kernel}, QEMU {prepared.qemu.version} with {prepared.accel.name}"
+    cast = assemble(wanted, run_options, prepared)
+    recipe = load_recipe(kernel)
     with screen.stage("build") as stage:
         for mutant, _ in cast.playing[:1]:  # with it sources and tools come, which takes longest
             Builder(recipe, prepared.guest, screen.progress).build(mutant_change(mutant, recipe))
@@ -85,7 +93,8 @@ def run(options: MutantOptions) -> ExitStatus:
             f" meanwhile; {took.guests} guests at a time, {took.boots} boots"
         )
     took.prepare, took.play = screen.stages["prepare"], screen.stages["play"]
-    finish(rows, run_options, prepared, options.report, took)
+    print(ended(rows), flush=True)
+    write(rows, about(run_options, prepared, took, made), options.directory(kernel), options.page)
     return ExitStatus.CLEAN if all(row.good for row in rows) else ExitStatus.FINDINGS
 
 
@@ -178,23 +187,30 @@ def cost(scene: Scene) -> float:
     return 2.0 + (15.0 if scene.machine.iommu else 0.0) + (6.0 if scene.ruins else 0.0)
 
 
-def finish(
-    rows: Sequence[matrix.Row], options: RunOptions, prepared: Prepared, report: Path | None, took: Took
-) -> None:
-    """Print the sums, write the report."""
+def ended(rows: Sequence[matrix.Row]) -> str:
+    """The sums."""
     counts = matrix.totals(rows)
-    for name, count in counts.items():
-        if count:
-            print(f"{count:5} {name}" + (f": {matrix.MEANING[name]}" if name in matrix.MEANING else ""))
+    lines = [
+        f"{count:5} {name}" + (f": {matrix.MEANING[name]}" if name in matrix.MEANING else "")
+        for name, count in counts.items()
+        if count
+    ]
+    figures = hand_page.audited(rows)
+    if figures:
+        lines.append(
+            f"{figures['pages']} pages, {figures['bad']} of them bad, judged again with the vCPUs stopped:"
+            f" {figures['disagreed']} otherwise"
+        )
     bad = [row.mutant for row in rows if not row.good]
-    print(f"not as it must be: {', '.join(bad)}" if bad else "all as they must be")
-    sys.stdout.flush()
-    if report is None:
-        return
-    about: dict[str, Any] = {
+    return "\n".join([*lines, f"not as it must be: {', '.join(bad)}" if bad else "all as they must be"])
+
+
+def about(options: RunOptions, prepared: Prepared, took: Took, made: Mapping[str, Any]) -> dict[str, Any]:
+    """What made the rows, for the report."""
+    return {
         "kernel": options.kernel,
         "release": prepared.guest.release,
-        **provenance.made(),
+        **made,
         "seconds": round(took.prepare + took.play, 1),
         "seed": "none: nothing is drawn",
         "qemu": prepared.qemu.version,
@@ -202,10 +218,23 @@ def finish(
         "packages": prepared.packages(),
         "took": asdict(took),
     }
+
+
+def write(
+    rows: Sequence[matrix.Row], about: Mapping[str, Any], report: Path | None, page: Path | None
+) -> None:
+    """The report of one kernel, and its part of the page, where they are wanted.
+
+    :raise SetupError: a file cannot be written.
+    """
+    if page is not None:
+        hand_page.write(page, rows, dict(about))
+    if report is None:
+        return
     try:
         report.mkdir(parents=True, exist_ok=True)
-        (report / "mutants.json").write_text(matrix.to_json(rows, about), encoding="utf-8")
-        (report / "mutants.md").write_text(matrix.markdown(rows, about), encoding="utf-8")
+        (report / "mutants.json").write_text(matrix.to_json(rows, dict(about)), encoding="utf-8")
+        (report / "mutants.md").write_text(matrix.markdown(rows, dict(about)), encoding="utf-8")
     except OSError as error:
         raise SetupError(
             f"--report {report}: {error.strerror}; name a directory that can be written"

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -34,6 +33,7 @@ from vcapdev.run.pair import PATIENCE, Pair
 from vcapdev.run.prepare import Prepared
 from vcapdev.vm.agent import Agent, AgentGoneError, GuestTimeoutError, Process
 from vcapdev.vm.watch import GuestCrash
+from vcapdev.workdir import workdir
 
 _ATTACH = 30.0  # seconds for the checker to look at a kernel again; 1 on an idle machine
 _TURN = 0.05  # seconds between two looks
@@ -94,7 +94,7 @@ class Stage:
         self._reports_told = 0
 
     def __enter__(self) -> Stage:
-        self._root = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vcapstage-")))
+        self._root = self._stack.enter_context(workdir("stage"))
         self._stack.callback(self.strike)
         return self
 

@@ -6,17 +6,18 @@ NAME.diff applies with ``patch -p1`` to a kernel source tree; NAME.yaml beside i
     title: a few words              rule: the checker's rule that must fire (vcapdev/dmacheck)
     what: one or two sentences      also: rules that may fire beside it
     run: {io: userptr, clean: true} what a run needs for it to show (docs/howto/mutant.md lists all keys)
+    blame: {instruction: WRITE, buffer: state active, page: last}
+                                    what a verdict of the rule has to name, or ``unblamed``: why not all three
 
 and, where it is needed::
 
-    blame: {page: last}             what the first verdict has to name (instruction, page, says)
     machine: {memory: 640}          what the guest has to be like
     kernels: ["bookworm-*"]         recipes that it is for, where the files of the diff do not say that
     ruins: true                     the guest cannot be trusted after it
     diff: OTHER                     the diff is that of another mutant: the same driver, another trigger
 
-``rule`` may be "A or B", where luck decides which; and it may be "frames": no page is wrong, and only the
-content of frames can tell.
+``rule`` may be "A or B", where luck decides which. It may be "frames": no page is wrong, and only the content
+of frames can tell; or "guest": the kernel itself stumbles over the fault before the card writes anything.
 
 Beside them lies guest/regressions: fixes of the kernel taken back, described likewise. What they break a
 scenario shows (rule "scenario"), so the galleries do not play them.
@@ -42,6 +43,10 @@ UNALTERED = "unaltered"
 STOCK = "none"
 _KEYS = {"title", "what", "rule", "also", "run"}
 _MORE = {"blame": dict, "machine": dict, "kernels": list, "ruins": bool, "diff": str}
+#: What each has to blame, or to say in ``unblamed`` why it does not.
+TO_BLAME = ("instruction", "buffer", "page")
+#: A rule of guest/regressions: a scenario shows them, and no verdict has to name anything.
+_SCENARIO = "scenario"
 _TOUCHED = re.compile(r"^\+\+\+ b/(\S+)", re.M)
 
 
@@ -124,7 +129,23 @@ def _described(about: Path) -> dict[str, Any]:
     for key, kind in _MORE.items():
         if key in data and not isinstance(data[key], kind):
             raise UsageError(f"{about}: {key} must be {_KINDS[kind]}")
+    if data["rule"] != _SCENARIO:
+        _check_blame(about, data.get("blame", {}))
     return data
+
+
+def _check_blame(about: Path, blame: Mapping[str, Any]) -> None:
+    """:raise UsageError: when it names less than it has to, and does not say why."""
+    missing = [name for name in TO_BLAME if blame.get(name) is None]
+    why = blame.get("unblamed", "")
+    if not isinstance(why, str):
+        raise UsageError(f"{about}: blame's unblamed must be text: why {' and '.join(missing)} is not named")
+    if missing and not why.strip():
+        raise UsageError(
+            f"{about}: blame must name {', '.join(missing)} as well, or say in 'unblamed' why it cannot"
+        )
+    if why and not missing:
+        raise UsageError(f"{about}: blame names {', '.join(TO_BLAME)}, so leave out 'unblamed'")
 
 
 _KINDS: dict[type, str] = {dict: "a mapping", list: "a list", bool: "yes or no", str: "text"}
