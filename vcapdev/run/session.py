@@ -8,7 +8,6 @@ removes the working directory.
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -29,6 +28,7 @@ from vcapdev.run.screen import Screen, Stage
 from vcapdev.run.violation import OnViolation
 from vcapdev.vm.agent import Agent, AgentGoneError, GuestTimeoutError, Process
 from vcapdev.vm.watch import GuestCrash
+from vcapdev.workdir import workdir
 
 _RESCUE = 5.0  # seconds for the frame of a guest that has failed: to come, then to be read
 _TURN = 0.1  # seconds between two looks at whether all children live
@@ -68,8 +68,7 @@ class Session:
         self._vmstat: dict[str, int] = {}
 
     def __enter__(self) -> Session:
-        work = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vcapdev-"))
-        self.work = Path(work)
+        self.work = self._stack.enter_context(workdir())
         self.attachments = Attachments(self.options, self.work)
         self.pair = Pair(self.options, self._prepared, self.work, self.screen.progress, alone=True)
         self.device, self.vm = self.pair.device, self.pair.vm

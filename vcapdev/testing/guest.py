@@ -91,7 +91,7 @@ class Guest(LivingGuest):
         """
         if self._work is None or self.another is not None:
             raise GuestError("there is a second card already" if self.another else "the guest is off")
-        self.another = AnotherCard(self, Path(self._work.name), board, norm)
+        self.another = AnotherCard(self, self._work, board, norm)
         self.another.plug()
         return self.another.card
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import re
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -32,6 +31,7 @@ from vcapdev.testing.states import State, StateMachine
 from vcapdev.vm.agent import Agent, AgentError, AgentGoneError, GuestTimeoutError, Process
 from vcapdev.vm.console import ConsoleTail
 from vcapdev.vm.watch import GuestCrash
+from vcapdev.workdir import workdir
 
 _TURN = 0.02  # seconds between two looks
 _ATTACH = 30.0  # seconds for the checker to look at a kernel again; 1 on an idle machine
@@ -85,7 +85,8 @@ class LivingGuest:
         self.death_expected = False
         self._opener, self._progress = opener, progress or Silent()
         self._opened: Opened | None = None
-        self._work: tempfile.TemporaryDirectory[str] | None = None
+        self._work: Path | None = None
+        self._files = ExitStack()
         self._drivers: Drivers | None = None
         self._processes: list[Process] = []
         self._parameters: dict[str, str] = {}  # that the driver was loaded with
@@ -342,8 +343,8 @@ class LivingGuest:
         return self._pair.vm
 
     def _open(self) -> None:
-        self._work = tempfile.TemporaryDirectory(prefix="vcaptest-")
-        self._opened = self._opener(self.config, Path(self._work.name), self._progress)
+        self._work = self._files.enter_context(workdir("test"))
+        self._opened = self._opener(self.config, self._work, self._progress)
         self._vm.survives = self._survived
         self._vm.on_turn = self._at_turn
         self.card.there, self.card.armed = True, None
@@ -369,9 +370,8 @@ class LivingGuest:
             if opened is not None:
                 opened.pair.stop()
         finally:
-            if self._work is not None:
-                self._work.cleanup()
-                self._work = None
+            self._work = None
+            self._files.close()
 
     def _at_turn(self) -> None:
         """Called at each turn of any wait: hear the card, so that what it tells does not pile up."""

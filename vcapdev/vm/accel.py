@@ -21,6 +21,7 @@ from typing import Protocol
 from vcapdev.errors import SetupError, UsageError
 from vcapdev.image.apttool import die_with_parent
 from vcapdev.image.cache import Cache, digest, write_atomic
+from vcapdev.workdir import workdir
 
 REQUESTS = ("auto", "kvm", "tcg")
 DEADLINE = 3.0  # seconds for the probe, QEMU's start included
@@ -114,8 +115,8 @@ def prove_kvm(argv: Sequence[str], deadline: float = DEADLINE) -> str:
 
 def run_probe(argv: Sequence[str], deadline: float) -> str:
     """Run the test ROM on a QEMU with an accelerator chosen; "" or what went wrong. Ends what it started."""
-    with tempfile.TemporaryDirectory(prefix="vcapdev-probe-") as directory:
-        rom = Path(directory, "probe.rom")
+    with workdir("probe") as directory:
+        rom = directory / "probe.rom"
         rom.write_bytes(probe_rom())
         command = [
             *argv,

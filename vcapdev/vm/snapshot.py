@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -36,6 +35,7 @@ from vcapdev.vm import ramimage, restore
 from vcapdev.vm.agent import Agent
 from vcapdev.vm.commandline import VmConfig, build_command_line
 from vcapdev.vm.machine import Vm
+from vcapdev.workdir import workdir
 
 KIND = "snapshots"
 _FORMAT = "1"  # of what is saved, and how the guest is brought to it; another one when that changes
@@ -109,8 +109,7 @@ def make(config: VmConfig, directory: Path, progress: Progress) -> None:
     :raise OSError: the disk is full. :raise GuestError: the guest does not come up.
     """
     progress.start("Booting a guest to start others from")
-    with tempfile.TemporaryDirectory(prefix="vcapsnap-") as name:
-        work = Path(name)
+    with workdir("snap") as work:
         swap = None if config.swap_disk is None else work / "swap"
         with Vm(replace(config, workdir=work, swap_disk=swap)) as vm:
             vm.start()

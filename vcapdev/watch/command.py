@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from vcapdev.errors import ExitStatus
 from vcapdev.run.options import RunOptions
@@ -23,6 +21,7 @@ from vcapdev.watch.build import ModuleBuild
 from vcapdev.watch.options import WatchOptions
 from vcapdev.watch.show import Show
 from vcapdev.watch.sources import Sources
+from vcapdev.workdir import workdir
 
 _LOOK = 0.2  # seconds between two looks at the sources
 _SETTLED = 0.15  # seconds without a change after which an editor has written all
@@ -41,9 +40,9 @@ def run(options: WatchOptions) -> ExitStatus:
         prepared = prepare(RunOptions(kernel=options.kernel), screen.progress)
         stage.note = f"{options.kernel}, QEMU {prepared.qemu.version} with {prepared.accel.name}"
     sources = Sources(options.module)
-    with tempfile.TemporaryDirectory(prefix="vcapdev-watch-") as work:
+    with workdir("watch") as work:
         with screen.stage("headers") as stage:
-            build = ModuleBuild(sources, options.kernel, prepared.guest, Path(work), screen.progress)
+            build = ModuleBuild(sources, options.kernel, prepared.guest, work, screen.progress)
             stage.note = f"of {build.release}, {build.toolchain.version}"
         if options.init:
             build.lay_out()
