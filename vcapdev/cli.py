@@ -11,17 +11,17 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 from vcapdev import __version__
 from vcapdev.carry import cifiles
 from vcapdev.carry import options as carry_options
-from vcapdev.errors import ExitStatus, VcapdevError
+from vcapdev.errors import ExitStatus, UsageError, VcapdevError
 from vcapdev.gallery import answer_options, lookalike_options, mutant_options
 from vcapdev.run import options as run_options
 from vcapdev.scenario import options as scenario_options
 from vcapdev.serve import options as serve_options
 from vcapdev.streams import outlive_readers
+from vcapdev.usage import Parser
 from vcapdev.watch import options as watch_options
 
 Handler = Callable[[argparse.Namespace], int]
@@ -59,20 +59,9 @@ def main(argv: Sequence[str] | None = None, grammar: argparse.ArgumentParser | N
             signal.signal(number, old)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, as every other error does; argparse prints the whole usage before."""
-
-    def error(self, message: str) -> NoReturn:
-        text = message.removeprefix("argument ")
-        option = text.partition(":")[0].split("/")[0]
-        if text.endswith("expected one argument") and option.startswith("-"):
-            text += f" (a value that begins with a dash is written {option}=VALUE)"
-        self.exit(ExitStatus.USAGE, f"vcapdev: {text}; see '{self.prog} --help'\n")
-
-
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = _Parser(prog="vcapdev", description=sys.modules["vcapdev"].__doc__)
+    top = Parser(prog="vcapdev", description=sys.modules["vcapdev"].__doc__)
     top.add_argument("-v", "--verbose", action="store_true", help="show where an error came from")
     top.add_argument("--version", action="version", version=f"vcapdev {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
@@ -111,10 +100,12 @@ def parser() -> argparse.ArgumentParser:
     cifiles.add_arguments(ready)
     command("doctor", _doctor, "what was found on this machine, what was chosen, what is missing")
     cache = command("cache", _cache, "what the per-user cache holds")
-    cache.add_argument("action", choices=("list", "prune"))
-    cache.add_argument("--all", action="store_true", help="prune: not only what no run needs any more")
+    cache.add_argument("action", choices=("list", "prune"), metavar="{list,prune}",
+                       help="print it, the largest first; or remove what no run needs any more")  # fmt: skip
+    cache.add_argument("--all", action="store_true", help="prune: remove everything that is not in use")
     listing = command("list", _list, "names that run and serve accept")
-    listing.add_argument("what", choices=("boards", "recipes", "mutants"))
+    listing.add_argument("what", choices=("boards", "recipes", "mutants"), metavar="{boards,recipes,mutants}",
+                         help="cards to be, kernels to test, altered drivers")  # fmt: skip
     scenes = command("lookalikes", _lookalikes, "play legitimate scenes: the checker must stay silent")
     lookalike_options.add_arguments(scenes)
     played = command("scenario", _scenario, "play scenario files, and write results that people's tools read")
@@ -205,6 +196,8 @@ def _doctor(_args: argparse.Namespace) -> int:
 def _cache(args: argparse.Namespace) -> int:
     from vcapdev.run.listing import cache_listing, cache_prune
 
+    if args.all and args.action == "list":
+        raise UsageError("cache list --all: --all is for prune; leave it out")
     for line in cache_listing() if args.action == "list" else cache_prune(args.all):
         print(line)
     return ExitStatus.CLEAN

@@ -89,6 +89,82 @@ def test_wrong_usage_exits_2(words: list[str]) -> None:
     assert "--help'" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "required: COMMAND; see 'vcapdev --help'"),
+        ("rnu", "COMMAND rnu: did you mean run?; see 'vcapdev --help'"),
+        ("dance", "COMMAND dance: give one of run, serve, look,"),
+        ("run --kernal x", "there is no option --kernal; did you mean --kernel?; see 'vcapdev run --help'"),
+        ("run --mutnat=x", "there is no option --mutnat; did you mean --mutant?; see 'vcapdev run --help'"),
+        ("run --zzz", "there is no option --zzz; see 'vcapdev run --help'"),
+        ("run early-unpin", "'early-unpin' is one word too many; see 'vcapdev run --help'"),
+        ("doctor now", "'now' is one word too many; see 'vcapdev doctor --help'"),
+        ("mutants --speed 3", "there is no option --speed; see 'vcapdev mutants --help'"),
+        ("run --kernel", "--kernel: expected one argument (a value that begins"),
+        ("run --kernel bookwrm", "no recipe 'bookwrm' in images/; did you mean 'bookworm-6.1'?"),
+        ("run --kernel foo", "known: bookworm-6.1, bullseye-5.10, trixie-6.12, trixie-7.3"),
+        ("run --kernel qemu", "has no kernel: it is no guest image"),
+        ("run --kernel ./nope.yaml", "cannot read recipe nope.yaml: No such file"),
+        ("run --mutant early-unpinn", "no altered driver 'early-unpinn'; did you mean 'early-unpin'?"),
+        ("run --board pv144", "no board is called 'pv144'"),
+        ("run --norm NTSCC", "--norm NTSCC: did you mean NTSC?; see"),
+        ("run --clock step", "--clock step: give one of paced, real, fast; see"),
+        ("run --swap ram", "--swap ram: did you mean zram?"),
+        ("run --frames many", "--frames many: give a whole number; see"),
+        ("run --frames 0", "--frames 0: give a number from 1"),
+        ("run --revision x", "--revision x: give a number, also as 0x11; see"),
+        ("serve --socket-path s --revision x", "--revision x: give a number, also as 0x11; see"),
+        ("run --audit 200%", "--audit 200%: give a share from 0 to 1, as 1% or 0.01; see"),
+        ("run --audit-seed 3", "--audit-seed 3: nothing is audited; add --audit 1%"),
+        ("run --bundle kept", "--bundle kept: no bundle is asked for; add --on-violation bundle"),
+        ("run --bundle-size 99", "--bundle-size 99: no bundle is asked for; add --on-violation bundle"),
+        ("run --io mmap --pool 20", "--pool 20 is for user memory, not --io mmap; leave it out"),
+        ("run --shell --report there", "--report: --shell captures nothing and writes none"),
+        ("run --module none.ko", "--module none.ko: no such file"),
+        ("run --kdir none", "is no built kernel tree"),
+        ("run --qemu none", "--qemu none: there is no such program"),
+        ("run --lock none", "cannot read lock file none: No such file"),
+        ("run --offline none", "bundle {here}/none cannot be read: No such file"),
+        ("look none", "none: no bundle of vcapdev (No such file or directory); name a directory with"),
+        ("cache", "required: {{list,prune}}; see 'vcapdev cache --help'"),
+        ("cache prun", "prun: did you mean prune?; see 'vcapdev cache --help'"),
+        ("cache list --all", "--all is for prune; leave it out"),
+        ("bundle none/b", "none/b: there is no directory"),
+        ("watch", "required: --module; see 'vcapdev watch --help'"),
+        ("watch --module none", "--module none: no such directory"),
+        ("scenario none.yaml", "none.yaml: No such file or directory; name a scenario file or a directory"),
+        ("scenario -j none", "none: give a number from 1 to"),
+        ("scenario -k nothing", "no test has nothing in its name"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line_with_what_would_be_right(
+    words: str,
+    said: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also before anything was ever fetched: the cache is empty."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VCAPDEV_CACHE", str(tmp_path_factory.mktemp("cache")))
+    for variable in ("VCAPDEV_OFFLINE", "VCAPDEV_LOCK"):  # main() sets them
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+    try:
+        status = main(words.split())
+    except SystemExit as end:
+        status = int(str(end.code))
+    told = capsys.readouterr()
+    assert (status, told.out) == (ExitStatus.USAGE, "")
+    assert told.err.startswith("vcapdev: ")
+    assert told.err.count("\n") == 1
+    assert said.format(here=tmp_path) in told.err
+    assert "[Errno" not in told.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_value_with_a_dash_is_explained() -> None:
     assert "written --qemu-opts=VALUE" in vcapdev("run", "--qemu-opts", "-S").stderr
 

@@ -130,8 +130,9 @@ def read_index(directory: Path) -> Json:
     try:
         index = json.loads((directory / INDEX).read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"{directory}: no bundle of vcapdev ({error}); name a directory with {INDEX}"
+            f"{directory}: no bundle of vcapdev ({why}); name a directory with {INDEX}"
         ) from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise UsageError(f"{directory}: a bundle of another format; this vcapdev reads format {FORMAT}")

@@ -104,7 +104,7 @@ def _no_recipe(text: str, path: Path, is_path: bool, error: OSError | UnicodeDec
     if is_path or not isinstance(error, FileNotFoundError):
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         return f"cannot read recipe {path}: {reason}"
-    names = sorted(file.stem for file in resource_dir("images").glob("*.yaml"))
+    names = recipe_names()
     return f"no recipe {text!r} in images/{_suggest(text, names)}"
 
 

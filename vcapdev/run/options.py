@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vcapdev.errors import UsageError
-from vcapdev.serve.options import share
+from vcapdev.serve.options import number, share
 
 NORMS = ("PAL", "NTSC", "SECAM")
 FORMATS = (  # what bttv of Linux 6.1 enumerates; Y41P is the chip's alone
@@ -123,10 +123,9 @@ def _add_evidence(out: Any, default: RunOptions) -> None:
     out.add_argument("--on-violation", default=default.on_violation, choices=ON_VIOLATION,
                      help="stop: a drgn prompt at the first one, the guest stands; "
                      "bundle: keep everything about it (%(default)s)")  # fmt: skip
-    out.add_argument("--bundle", type=Path, default=default.bundle, metavar="DIR",
-                     help="where to (%(default)s)")  # fmt: skip
-    out.add_argument("--bundle-size", type=int, default=default.bundle_size, metavar="MIB",
-                     help="of its memory image, at most (%(default)s)")  # fmt: skip
+    out.add_argument("--bundle", type=Path, metavar="DIR", help=f"where to ({default.bundle})")
+    out.add_argument("--bundle-size", type=int, metavar="MIB",
+                     help=f"of its memory image, at most ({default.bundle_size})")  # fmt: skip
     out.add_argument("--audit", type=share, default=default.audit, metavar="SHARE",
                      help="judge such a share of judgements again with the guest stopped: 1%%")  # fmt: skip
     out.add_argument("--audit-seed", type=int, metavar="N", help="which ones those are (random)")
@@ -134,31 +133,37 @@ def _add_evidence(out: Any, default: RunOptions) -> None:
 
 def _add_capture(parser: argparse.ArgumentParser, default: RunOptions) -> None:
     capture = parser.add_argument_group("what to capture")
-    capture.add_argument("--norm", default=default.norm, type=str.upper, choices=NORMS)
-    capture.add_argument("--size", default=default.size, metavar="WxH", help="(%(default)s)")
+    capture.add_argument("--norm", default=default.norm, type=str.upper, choices=NORMS,
+                         help="what the camera sends (%(default)s)")  # fmt: skip
+    capture.add_argument("--size", default=default.size, metavar="WxH", help="of a frame (%(default)s)")
     capture.add_argument("--format", default=default.format, type=str.upper, metavar="FOURCC",
                          help=f"one of {' '.join(FORMATS)} (%(default)s)")  # fmt: skip
-    capture.add_argument("--field", default=default.field, type=str.lower, choices=FIELDS)
-    capture.add_argument("--io", default=default.io, type=str.lower, choices=("userptr", "mmap", "read"))
+    capture.add_argument("--field", default=default.field, type=str.lower, choices=FIELDS,
+                         help="how the fields lie in a frame (%(default)s)")  # fmt: skip
+    capture.add_argument("--io", default=default.io, type=str.lower, choices=("userptr", "mmap", "read"),
+                         help="whose memory: the program's own, or the driver's (%(default)s)")  # fmt: skip
     capture.add_argument("--frames", default=default.frames, type=int, metavar="N", help="(%(default)s)")
     capture.add_argument("--buffers", default=default.buffers, type=int, metavar="N",
                          help="buffers queued at a time (%(default)s)")  # fmt: skip
     capture.add_argument("--pool", type=int, metavar="N",
                          help="buffers to rotate over, USERPTR only "
                          f"({default.pool}; {_FAST_POOL} with --clock fast)")  # fmt: skip
-    capture.add_argument("--swap", default=default.swap, choices=("zram", "disk", "none"))
+    capture.add_argument("--swap", default=default.swap, choices=("zram", "disk", "none"),
+                         help="where to (%(default)s)")  # fmt: skip
     capture.add_argument("--pressure", choices=("pageout", "hog", "both", "none"),
-                         help="both, or none without swap")  # fmt: skip
-    capture.add_argument("--clock", default=default.clock, choices=("paced", "real", "fast"))
+                         help="what makes the guest swap (both; none without swap)")  # fmt: skip
+    capture.add_argument("--clock", default=default.clock, choices=("paced", "real", "fast"),
+                         help="when fields come; docs/how-it-works.md (%(default)s)")  # fmt: skip
 
 
 def _add_machine(parser: argparse.ArgumentParser, default: RunOptions) -> None:
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--qemu", metavar="FILE", help="QEMU 10.1 or later with vfio-user-pci")
     machine.add_argument("--qemu-opts", default="", metavar="TEXT", help="more QEMU options")
-    machine.add_argument("--accel", default=default.accel, choices=("auto", "kvm", "tcg"))
+    machine.add_argument("--accel", default=default.accel, choices=("auto", "kvm", "tcg"),
+                         help="auto: KVM if it works here (%(default)s)")  # fmt: skip
     machine.add_argument(
-        "--memory", type=int, metavar="MIB", help=f"({default.memory}, more for a large pool)"
+        "--memory", type=int, metavar="MIB", help=f"the guest's RAM ({default.memory}, more for a large pool)"
     )
     machine.add_argument("--cpus", default=default.cpus, type=int, metavar="N", help="(%(default)s)")
     machine.add_argument("--cold", action="store_true",
@@ -170,11 +175,6 @@ def _add_machine(parser: argparse.ArgumentParser, default: RunOptions) -> None:
         "--lock", type=Path, metavar="FILE", help="take exactly the packages of this lock file"
     )
     machine.add_argument("--refresh", action="store_true", help="ask the mirror for newer packages")
-
-
-def number(text: str) -> int:
-    """An integer, also as 0x11. (argparse names this function where it complains.)"""
-    return int(text, 0)
 
 
 def from_arguments(args: argparse.Namespace) -> RunOptions:
@@ -200,12 +200,7 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
         raise UsageError("--mutant alters the driver of a packaged kernel; leave out --kdir and --kimg")
     if args.revision not in (None, 0x11, 0x02):
         raise UsageError(f"--revision {args.revision:#x}: the chip was made as 0x11 and 0x02")
-    if args.gdb and args.on_violation == "stop":
-        raise UsageError("--on-violation stop: it is gdb that stops the guest with --gdb; leave one out")
-    if args.gdb == "driver" and args.shell:
-        raise UsageError("--gdb driver: with --shell nobody waits for the driver; give --gdb boot")
-    if args.shell and args.on_violation == "stop":
-        raise UsageError("--on-violation stop: --shell has the terminal; leave one of them out")
+    _refuse_contradictions(args)
     return RunOptions(
         kernel=args.kernel, norm=args.norm, width=width, height=height, format=args.format, field=args.field,
         io=args.io, frames=args.frames, swap=args.swap, pressure=_pressure(args), clock=args.clock,
@@ -217,10 +212,29 @@ def from_arguments(args: argparse.Namespace) -> RunOptions:
         append=args.append, qemu_opts=_words("--qemu-opts", args.qemu_opts), qemu=args.qemu, accel=args.accel,
         memory=args.memory or _memory(args.format, width, height, pool), cpus=args.cpus, lock=args.lock,
         iommu=args.iommu, cold=_cold(args),
-        on_violation=args.on_violation, bundle=args.bundle, bundle_size=args.bundle_size, audit=args.audit,
-        audit_seed=_audit_seed(args),
+        on_violation=args.on_violation, bundle=args.bundle or RunOptions().bundle,
+        bundle_size=args.bundle_size or RunOptions().bundle_size,
+        audit=args.audit, audit_seed=_audit_seed(args),
         refresh=args.refresh, buffers=args.buffers, pool=pool,
     )  # fmt: skip
+
+
+def _refuse_contradictions(args: argparse.Namespace) -> None:
+    if args.gdb and args.on_violation == "stop":
+        raise UsageError("--on-violation stop: it is gdb that stops the guest with --gdb; leave one out")
+    if args.gdb == "driver" and args.shell:
+        raise UsageError("--gdb driver: with --shell nobody waits for the driver; give --gdb boot")
+    if args.shell and args.on_violation == "stop":
+        raise UsageError("--on-violation stop: --shell has the terminal; leave one of them out")
+    if args.shell and args.report:
+        raise UsageError("--report: --shell captures nothing and writes none; leave one of them out")
+    for option, value in (("--bundle", args.bundle), ("--bundle-size", args.bundle_size)):
+        if value is not None and args.on_violation != "bundle":
+            raise UsageError(f"{option} {value}: no bundle is asked for; add --on-violation bundle")
+    if args.audit_seed is not None and not args.audit:
+        raise UsageError(f"--audit-seed {args.audit_seed}: nothing is audited; add --audit 1%")
+    if args.pool and args.io != "userptr":
+        raise UsageError(f"--pool {args.pool} is for user memory, not --io {args.io}; leave it out")
 
 
 def _pool(args: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ from vcapdev.report.model import Kernel, QemuInfo
 from vcapdev.run.options import RunOptions
 from vcapdev.vm.accel import Accel, choose_accel
 from vcapdev.vm.kernel_image import quick_kernel
-from vcapdev.vm.qemu import Qemu, provision_qemu
+from vcapdev.vm.qemu import Qemu, named_program, provision_qemu
 
 PROGRAMS = ("vcap-agent", "vcap-capture", "vcap-edges", "vcap-pressure", "vcap-scene")
 
@@ -82,8 +82,7 @@ def prepare(options: RunOptions, progress: Progress) -> Prepared:
     :raise UsageError: a recipe, board, mutant or file that does not exist, or does not fit the kernel.
     :raise SetupError: packages, network, disk, compiler: one line, and the cache stays usable.
     """
-    if options.board is not None:
-        load_board(options.board)  # only to refuse a wrong one now, not after a boot
+    _refuse_early(options)
     recipe = load_recipe(options.kernel)
     guest = provision(recipe, progress=progress, lock=options.lock, refresh=options.refresh)
     qemu = provision_qemu(options.qemu, progress, lock=options.lock, refresh=options.refresh)
@@ -105,6 +104,16 @@ def prepare(options: RunOptions, progress: Progress) -> Prepared:
     )
     kernel = quick_kernel(guest.kernel, accel.name)
     return Prepared(guest, qemu, accel, kernel, initrd, overrides, tuple(built_from))
+
+
+def _refuse_early(options: RunOptions) -> None:
+    """What is wrong about the user's own things is told before anything is fetched or booted."""
+    if options.board is not None:
+        load_board(options.board)
+    if options.kdir is not None:
+        built_kernel(options.kdir)
+    if options.qemu is not None:
+        named_program(options.qemu)
 
 
 def _own_kernel(guest: Provisioned, options: RunOptions) -> tuple[Provisioned, list[Path]]:

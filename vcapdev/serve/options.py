@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--qmp", type=Path, metavar="PATH",
                         help="a QMP socket of the VM, to stop it while a finding is looked at")  # fmt: skip
     parser.add_argument("--board", metavar="NAME", help="a name, or a YAML file; vcapdev list boards")
-    parser.add_argument("--revision", type=lambda text: int(text, 0), metavar="N", help="0x11 or 0x02")
+    parser.add_argument("--revision", type=number, metavar="N", help="PCI revision: 0x11 or 0x02")
     parser.add_argument("--norm", default=default.norm, type=str.upper, choices=NORMS,
                         help="what the camera sends (%(default)s)")  # fmt: skip
     parser.add_argument("--clock", default=default.clock, choices=CLOCKS, help="(%(default)s)")
@@ -76,8 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--with-parent", action="store_true", help="end when the parent process ends")
 
 
+def number(text: str) -> int:
+    """An integer, also as 0x11. (vcapdev.usage knows it by its name.)"""
+    return int(text, 0)
+
+
 def share(text: str) -> float:
-    """A share as ``1%`` or ``0.01``, from 0 to 1. (argparse names this function where it complains.)"""
+    """A share as ``1%`` or ``0.01``, from 0 to 1. (vcapdev.usage knows it by its name.)"""
     value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     if not 0 <= value <= 1:
         raise ValueError(text)

@@ -88,10 +88,19 @@ def debian_qemu(progress: Progress, *, lock: Path | None = None, cache: Cache | 
     return _from_debian(cache if cache is not None else Cache(), progress, lock, False)
 
 
-def _explicit(name: str, cache: Cache) -> Qemu:
+def named_program(name: str) -> str:
+    """Where the program is that ``--qemu`` names.
+
+    :raise UsageError: nowhere.
+    """
     path = shutil.which(os.path.expanduser(name))
     if path is None:
         raise UsageError(f"--qemu {name}: there is no such program")
+    return path
+
+
+def _explicit(name: str, cache: Cache) -> Qemu:
+    path = named_program(name)
     answer = probe([path], cache)
     if not answer.usable:
         raise UsageError(f"--qemu {name}: {answer.problem}; leave --qemu out to have Debian's fetched")
