@@ -10,14 +10,17 @@ WANT_SHELL := $(if $(filter 1,$(WISH) $(shell printenv SHELL)),1)
 # What one make tells another (variables, job server) is not for the builds that vcapdev starts.
 PY := env -u MAKEFLAGS -u MFLAGS -u MAKEOVERRIDES -u MAKELEVEL tools/python
 
-option = $(if $($(1)),--$(2) '$($(1))')
+# Not every shell puts your home in the place of the ~ in KDIR=~/src.
+tilde = $(if $(filter ~/%,$(firstword $(1))),$(patsubst ~/%,$(HOME)/%,$(1)),$(1))
+option = $(if $($(1)),--$(2) '$(call tilde,$($(1)))')
 RUN_OPTIONS = \
   $(call option,KERNEL,kernel) $(call option,NORM,norm) $(call option,SIZE,size) \
-  $(call option,FORMAT,format) $(call option,IO,io) $(call option,FRAMES,frames) \
+  $(call option,FORMAT,format) $(call option,FIELD,field) $(call option,IO,io) $(call option,FRAMES,frames) \
   $(call option,SWAP,swap) $(call option,PRESSURE,pressure) $(call option,CLOCK,clock) \
   $(call option,BOARD,board) $(call option,MUTANT,mutant) \
-  $(foreach module,$(MODULE),--module '$(module)') $(call option,MODULES,modules) \
-  $(call option,KIMG,kimg) $(call option,KDIR,kdir) $(call option,VMLINUX,vmlinux) $(call option,REPORT,report) \
+  $(foreach module,$(call tilde,$(MODULE)),--module '$(module)') $(call option,MODULES,modules) \
+  $(call option,KIMG,kimg) $(call option,KDIR,kdir) $(call option,VMLINUX,vmlinux) \
+  $(call option,APPEND,append) $(call option,REPORT,report) \
   $(call option,ON_VIOLATION,on-violation) $(call option,BUNDLE,bundle) $(call option,AUDIT,audit) \
   $(if $(filter 1,$(IOMMU)),--iommu) \
   $(if $(GDB),--gdb $(filter boot driver,$(GDB))) \
@@ -29,6 +32,24 @@ SCENARIO_OPTIONS = $(foreach kernel,$(or $(KERNEL),bookworm-6.1 trixie-6.12),--k
   $(if $(SCENE),-k '$(SCENE)') $(if $(JOBS),-j '$(JOBS)') $(if $(REPORT),--html '$(REPORT)')
 MUTANT_OPTIONS = $(call option,KERNEL,kernel) $(call option,KIND,kind) $(call option,REPORT,report) \
   $(call option,PAGE,page) $(call option,AUDIT,audit)
+
+# What each target takes. Anything else on the command line is a slip that would change nothing, silently; but for
+# what becomes the environment of programs, and what an outer make was given.
+TAKES_run-guest = KERNEL BOARD MUTANT MODULE MODULES KDIR KIMG VMLINUX APPEND NORM SIZE FORMAT FIELD IO FRAMES \
+  SWAP PRESSURE CLOCK IOMMU REPORT ON_VIOLATION BUNDLE AUDIT GDB SHOW
+TAKES_test = PYTEST
+TAKES_check = PYTEST
+TAKES_mutants = KERNEL KIND REPORT PAGE AUDIT
+TAKES_lookalikes = KERNEL SCENE REPORT
+TAKES_answer = KERNEL REPORT
+TAKES_scenarios = KERNEL SCENE JOBS REPORT DAY
+TAKES_findings = KERNEL SCENE JOBS REPORT
+TAKES_watch = MODULE KERNEL SCENE INIT ONCE
+TAKES_flakes = N KERNEL
+TAKEN := PY SHELL TMPDIR VCAPDEV_% XDG_% PIP_% PYTHON% CI %_proxy %_PROXY $(foreach goal,$(MAKECMDGOALS),$(TAKES_$(goal)))
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+SLIPS := $(filter-out $(TAKEN),$(filter-out -%,$(GIVEN)))
+$(if $(and $(SLIPS),$(filter 0,$(MAKELEVEL))),$(error make $(MAKECMDGOALS) takes no $(SLIPS); see make help))
 
 .PHONY: run-guest flakes watch scenarios findings test mutants rules lookalikes answer bench lint check doctor clean help
 
@@ -87,6 +108,10 @@ clean: ## remove what tools left in this checkout (the cache is kept: vcapdev ca
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 	@echo
-	@echo 'Variables of run-guest: KERNEL NORM SIZE FORMAT IO FRAMES SWAP PRESSURE CLOCK BOARD MUTANT'
-	@echo 'MODULE, MODULES (DIR), KDIR, KIMG, VMLINUX, REPORT, ON_VIOLATION (continue, stop, bundle), BUNDLE, AUDIT (1%), IOMMU=1 (a vIOMMU), SHELL=1 (a guest for you), GDB=1 (waits for gdb), SHOW=1 (print the commands). For example:'
-	@echo '  make run-guest SWAP=zram MUTANT=early-unpin REPORT=report'
+	@echo 'Variables of run-guest, by example; each is the option of vcapdev run that is called so:'
+	@echo '  what to test     KERNEL=trixie-6.12 BOARD=pv150 MUTANT=early-unpin IOMMU=1 APPEND="bttv.card=105"'
+	@echo '                   MODULE=my.ko MODULES=DIR KDIR=TREE KIMG=bzImage VMLINUX=vmlinux'
+	@echo '  what to capture  NORM=NTSC SIZE=320x240 FORMAT=YU12 FIELD=top IO=mmap FRAMES=5000'
+	@echo '                   SWAP=zram PRESSURE=pageout CLOCK=fast'
+	@echo '  what comes out   REPORT=DIR ON_VIOLATION=stop (or bundle, and BUNDLE=DIR) AUDIT=1%'
+	@echo '                   SHELL=1 (a guest for you) GDB=1 (it waits for gdb) SHOW=1 (prints the commands)'

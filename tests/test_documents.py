@@ -115,5 +115,5 @@ def test_make_help_names_every_variable_of_run_guest() -> None:
     text = (ROOT / "Makefile").read_text("utf-8")
     options = text.partition("RUN_OPTIONS =")[2].partition("\n\n")[0]
     used = set(re.findall(r"\b([A-Z][A-Z_]+)\b", options)) - {"WANT_SHELL"} | {"SHELL"}
-    told = text.partition("Variables of run-guest:")[2]
+    told = text.partition("Variables of run-guest")[2]
     assert {name for name in used if not re.search(rf"\b{name}\b", told)} == set()

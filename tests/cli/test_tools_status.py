@@ -89,6 +89,7 @@ def test_make_alone_takes_every_default() -> None:
         ("NORM", "NTSC", ["--norm", "NTSC"]),
         ("SIZE", "320x240", ["--size", "320x240"]),
         ("FORMAT", "RGB4", ["--format", "RGB4"]),
+        ("FIELD", "seq-tb", ["--field", "seq-tb"]),
         ("IO", "mmap", ["--io", "mmap"]),
         ("FRAMES", "7", ["--frames", "7"]),
         ("SWAP", "zram", ["--swap", "zram"]),
@@ -101,6 +102,7 @@ def test_make_alone_takes_every_default() -> None:
         ("KIMG", "bzImage", ["--kimg", "bzImage"]),
         ("KDIR", "my tree", ["--kdir", "my tree"]),
         ("VMLINUX", "vmlinux", ["--vmlinux", "vmlinux"]),
+        ("APPEND", "bttv.card=105 x=y", ["--append", "bttv.card=105 x=y"]),
         ("REPORT", "a report", ["--report", "a report"]),
         ("ON_VIOLATION", "bundle", ["--on-violation", "bundle"]),
         ("BUNDLE", "kept", ["--bundle", "kept"]),
@@ -133,6 +135,62 @@ def test_every_variable_of_run_guest_is_tried_above() -> None:
         if mark.name == "parametrize"
     )  # fmt: skip
     assert used == {variable for variable, _, _ in mark.args[1]}
+
+
+def test_the_home_is_found_whatever_shell_make_is_called_from() -> None:
+    """bash puts it in the place of ``MODULE=~/a.ko`` itself, dash does not."""
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-C", str(ROOT), "run-guest", "PY=echo",
+         "MODULE=~/a.ko b~/c.ko", "KDIR=~/my tree", "REPORT=~"],
+        capture_output=True, text=True, timeout=60, env={"PATH": os.environ["PATH"], "HOME": "/home/me"},
+    )  # fmt: skip
+    words = done.stdout.partition("vcapdev run")[2].split()
+    assert words == ["--module", "/home/me/a.ko", "--module", "b~/c.ko", "--kdir", "/home/me/my", "tree",
+                     "--report", "~"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "slip"),
+    [
+        (("run-guest", "KERNAL=trixie-6.12"), "make run-guest takes no KERNAL; see make help"),
+        (("run-guest", "SCENE=read"), "make run-guest takes no SCENE;"),
+        (("mutants", "MUTANT=early-unpin"), "make mutants takes no MUTANT;"),
+        (("clean", "ALL=1"), "make clean takes no ALL;"),
+    ],
+)
+def test_a_variable_that_would_change_nothing_is_refused(words: tuple[str, ...], slip: str) -> None:
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-C", str(ROOT), *words, "PY=echo"],
+        capture_output=True, text=True, timeout=60, env={"PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (ExitStatus.USAGE, "")
+    assert slip in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_an_outer_make_was_given_is_no_slip(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text(
+        f"all:\n\t@$(MAKE) --no-print-directory -C {ROOT} run-guest PY=echo SWAP=zram\n"
+    )
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-C", str(tmp_path), "V=1"],
+        capture_output=True, text=True, timeout=60, env={"PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    assert done.stdout.split()[-3:] == ["run", "--swap", "zram"], done.stderr
+
+
+def test_each_target_takes_the_variables_that_it_uses() -> None:
+    text = (ROOT / "Makefile").read_text("utf-8").replace("\\\n", " ")
+    lists = dict(re.findall(r"^([A-Z]+_OPTIONS) = (.*)$", text, re.M))
+    takes = {goal: set(names.split()) for goal, names in re.findall(r"^TAKES_([a-z-]+) = (.*)$", text, re.M)}
+    own = {"PY", "MAKEFILE_LIST", "WANT_SHELL"}
+    uses = {}
+    for goal, recipe in re.findall(r"^([a-z][a-z-]*):[^=\n]*## .*\n((?:\t.*\n)+)", text, re.M):
+        full = re.sub(r"\$\(([A-Z]+_OPTIONS)\)", lambda found: lists[found[1]], recipe)
+        named = set(re.findall(r"(?:\$\(|,)([A-Z][A-Z_]*)\b(?=[),])", full)) - own
+        if named:
+            uses[goal] = named
+    assert uses == takes
 
 
 def test_the_environment_wishes_for_a_shell_too() -> None:
