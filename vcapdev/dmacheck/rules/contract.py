@@ -107,8 +107,7 @@ class StaleBuffer(Rule):
     looks = "vb2 buffer 0 was queued again at 0x7fda492bb000, where 216 of its 216 pages are mapped no longer"
     unjudged = (
         "a queue of a single buffer (videobuf; vb2 gives bttv two): that it was queued again cannot be told "
-        "from its being written to for longer. Its pages are counted as remapped, replaced or unmapped all the "
-        "same"
+        "from its being written to for longer. Its pages are counted as remapped, replaced or unmapped"
     )
     near = (
         "memory that is unmapped while the buffer is queued, once (L4): counted as unmapped, discarded or "
