@@ -33,6 +33,12 @@ GOALS: dict[tuple[str, str], tuple[str, float]] = {
     ("layouts", "ratio_6.1"): ("at most", 2.5),
     ("layouts", "ratio_6.12"): ("at most", 2.5),
     ("layouts", "ratio_7.2"): ("at most", 2.5),
+    # With the fetches of the program, and the look for released pins that ends a field: nobody's goal, but it
+    # shall not grow. Two gathers take 3 us, in which Python makes thirty calls.
+    ("layouts", "full_5.10"): ("at most", 6.0),
+    ("layouts", "full_6.1"): ("at most", 6.0),
+    ("layouts", "full_6.12"): ("at most", 6.0),
+    ("layouts", "full_7.2"): ("at most", 6.0),
     ("guest", "paced_yuyv_fps"): ("at least", 24.9),
     ("guest", "paced_rgb4_fps"): ("at least", 24.9),
     ("guest", "paced_yuyv_cpu"): ("at most", 0.15),
