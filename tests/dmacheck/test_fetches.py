@@ -49,6 +49,8 @@ def test_r1_a_program_that_was_freed(program):
     assert program.found[0].pfn == CODE + 2
     assert "fetch of instructions from a free page" in program.found[0].key
     assert program.found[0].origin.line == 3
+    assert "\nfetched     WRITE " in program.found[0].splat()
+    assert "written by" not in program.found[0].splat()
 
 
 def test_r1_a_block_that_was_freed_shows_in_its_first_page_alone(program):

@@ -129,6 +129,15 @@ def test_what_pages_are_is_told(any_guest):
     assert state_labels(kernel, facts)[:2] == ["pinned-anon", "free"]
 
 
+def test_a_page_that_is_being_read_from_swap_is_neither_shared_memory_nor_the_drivers(any_guest):
+    """It has no mapping before it is there: __read_swap_cache_async() of mm/swap_state.c."""
+    any_guest.page(2000, "locked swapbacked swapcache", refcount=2)
+    any_guest.page(2001, "lru swapbacked swapcache", refcount=2)
+    kernel, _, facts = look(any_guest, 2000, 2001)
+    assert page_kinds(kernel, facts) == ["page in the swap cache"] * 2
+    assert state_labels(kernel, facts) == ["unpinned-swapcache"] * 2
+
+
 def test_slab_and_page_tables_are_told_where_they_are_types():
     guest = SyntheticGuest("6.12")
     guest.page(2000, mapcount=0xF5000000 - (1 << 32))

@@ -55,7 +55,8 @@ def _sections(verdict: Verdict) -> Iterator[Section]:
     evidence, target = verdict.evidence, verdict.target
     yield Section("what", _wrap(verdict.rule.sentence, 2), 4)
     yield Section("certainty", _wrap(_certainty(verdict), 2), 6)
-    yield Section("written by", _wrap(_instruction(verdict), 2), 1)
+    fetched = verdict.rule.name.startswith("fetch-")
+    yield Section("fetched" if fetched else "written by", _wrap(_instruction(verdict), 2), 1)
     if target is not None:
         text = (
             f"page {target.page + 1} of {target.pages}, bytes {target.first:#x} to {target.last:#x} of what"

@@ -91,6 +91,7 @@ def page_kinds(kernel: Kernel, facts: PageFacts) -> list[str]:
         (facts.anon & facts.large, "anonymous huge page"),
         (facts.anon, "anonymous page"),
         ((facts.mapping & np.uint64(3)) == 2, "movable kernel page"),
+        (_swapping(kernel, facts), "page in the swap cache"),
         (shmem, "shmem page"),
         (facts.mapping != 0, "file page"),
         (facts.has(flags.bit("lru")), "page of a truncated file"),
@@ -120,13 +121,19 @@ def state_labels(kernel: Kernel, facts: PageFacts) -> list[str]:
         (facts.pinned & facts.anon, "pinned-anon"),
         (facts.pinned & (facts.mapping != 0), "pinned-file"),
         (facts.pinned, "pinned-driver"),
-        ((facts.mapping == 0) & ~facts.has(bit("lru")), "kernel-buffer"),
+        ((facts.mapping == 0) & ~facts.has(bit("lru")) & ~_swapping(kernel, facts), "kernel-buffer"),
         (facts.ksm, "ksm"),
         (swapcache, "unpinned-swapcache"),
     ]
     index = np.select([c for c, _ in choices], list(range(len(choices))), default=len(choices))
     names = [name for _, name in choices] + ["unpinned"]
     return [names[i] for i in index.tolist()]
+
+
+def _swapping(kernel: Kernel, facts: PageFacts) -> NDArray[np.bool_]:
+    """Of no mapping yet, or no longer: what is read from swap gets its own when it is there (mm/swap_state.c)."""
+    bit = kernel.flags.bit
+    return facts.has(bit("swapbacked")) & facts.has(bit("swapcache")) & (facts.mapping == 0)
 
 
 def _typed_as(kernel: Kernel, facts: PageFacts, name: str) -> NDArray[np.bool_]:
