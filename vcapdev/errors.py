@@ -30,7 +30,7 @@ class ExitStatus(IntEnum):
 _MEANINGS = {
     ExitStatus.CLEAN: "clean: every DMA write went to a page the device was entitled to",
     ExitStatus.DEFECT: "a defect of vcapdev itself; please report it",
-    ExitStatus.USAGE: "wrong usage",
+    ExitStatus.USAGE: "wrong usage, or a driver of yours that does not compile",
     ExitStatus.FINDINGS: "findings: at least one bad DMA write or damaged frame",
     ExitStatus.ENVIRONMENT: "the environment is missing something (packages, disk, network)",
     ExitStatus.GUEST: "the guest or QEMU failed, or the run was inconclusive",

@@ -13,7 +13,7 @@ import pytest
 
 from vcapdev.errors import ExitStatus, SetupError, UsageError
 from vcapdev.report.files import check_target, write_report
-from vcapdev.report.model import Audit, Kernel, QemuInfo, RunReport, Verdict, audit_of
+from vcapdev.report.model import Audit, Kernel, Pins, QemuInfo, RunReport, Verdict, audit_of
 from vcapdev.report.summary import summary
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
@@ -158,6 +158,14 @@ def test_the_summary_names_what_was_found() -> None:
     assert "2 orphan (harmless)" in text
     assert "raced" not in text
     assert text.endswith("Clean. (exit status 0)\n")
+
+
+def test_the_summary_says_why_its_pins_do_not_add_up_when_none_is_left() -> None:
+    assert "9 taken, 9 given back, 0 left over" in summary(make_report(pins=Pins(acquired=9, released=9)))
+    lagging = summary(make_report(pins=Pins(acquired=9, released=7)))
+    assert "9 taken, 7 given back (by /proc/vmstat, which lags), 0 left over" in lagging
+    leaking = summary(make_report(pins=Pins(acquired=9, released=7, left=2)))
+    assert "9 taken, 7 given back, 2 left over" in leaking
 
 
 def test_the_summary_says_when_nothing_was_checked() -> None:

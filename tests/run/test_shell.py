@@ -96,7 +96,7 @@ def test_an_hour_without_findings_is_clean() -> None:
 def test_findings_win_over_how_qemu_ended(status: int) -> None:
     session: Any = Interactive(status, ("not-pinned", "free-page"))
     assert interact(session) is ExitStatus.FINDINGS
-    assert "42 pages checked, 2 finding(s), see above" in session.shown.getvalue()
+    assert "42 pages checked, 2 findings, see above" in session.shown.getvalue()
 
 
 def test_a_qemu_that_fails_says_why() -> None:

@@ -131,9 +131,9 @@ def state_labels(kernel: Kernel, facts: PageFacts) -> list[str]:
 
 
 def _swapping(kernel: Kernel, facts: PageFacts) -> NDArray[np.bool_]:
-    """Of no mapping yet, or no longer: what is read from swap gets its own when it is there (mm/swap_state.c)."""
-    bit = kernel.flags.bit
-    return facts.has(bit("swapbacked")) & facts.has(bit("swapcache")) & (facts.mapping == 0)
+    """Of no mapping yet: what is read from swap gets its own when it is there (mm/swap_state.c)."""
+    swapcache = facts.has(kernel.flags.bit("swapbacked")) & facts.has(kernel.flags.bit("swapcache"))
+    return np.equal(facts.mapping, 0) & swapcache
 
 
 def _typed_as(kernel: Kernel, facts: PageFacts, name: str) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vcapdev.report.model import Audit, Json, RunReport
+from vcapdev.report.model import Audit, Json, Pins, RunReport
 
 _LESS_THAN_INTACT = {
     "dropped": "dropped",
@@ -40,10 +40,7 @@ def _rows(report: RunReport) -> Iterator[tuple[str, str]]:
     yield "swap", _swap(report)
     if report.swap.note is not None:
         yield "", report.swap.note
-    yield (
-        "pins",
-        f"{report.pins.acquired} taken, {report.pins.released} given back, {report.pins.left} left over",
-    )
+    yield "pins", _pins(report.pins)
     yield "verdicts", _verdicts(report)
     if report.audit is not None:
         yield "audit", _audit(report.audit)
@@ -55,8 +52,9 @@ def _rows(report: RunReport) -> Iterator[tuple[str, str]]:
     if odd:
         yield "oddities", ", ".join(odd) + " (harmless)"
     if report.guest_log.reports:
-        first = report.guest_log.reports[0].strip().splitlines()[0]
-        yield "guest", f"{len(report.guest_log.reports)} kernel report(s), first: {first}"
+        reports = report.guest_log.reports
+        first = reports[0].strip().splitlines()[0]
+        yield "guest", f"{len(reports)} kernel report{'s' * (len(reports) != 1)}, first: {first}"
 
 
 def _kernel(report: RunReport) -> str:
@@ -92,6 +90,12 @@ def _swap(report: RunReport) -> str:
     return text
 
 
+def _pins(pins: Pins) -> str:
+    """Left over is exact; the rest is from /proc/vmstat, which leaves out what a CPU has not added yet."""
+    lags = " (by /proc/vmstat, which lags)" if pins.acquired != pins.released and not pins.left else ""
+    return f"{pins.acquired} taken, {pins.released} given back{lags}, {pins.left} left over"
+
+
 def _audit(audit: Audit) -> str:
     text = f"{audit.pages} pages ({audit.bad} bad) judged again with the vCPUs stopped: "
     text += f"{audit.disagreed} disagreement{'s' * (audit.disagreed != 1)}"
@@ -119,4 +123,4 @@ def _verdicts(report: RunReport) -> str:
     counts: dict[str, int] = {}
     for verdict in report.verdicts:
         counts[verdict.rule] = counts.get(verdict.rule, 0) + verdict.count
-    return ", ".join(f"{rule} ({count} times)" for rule, count in counts.items())
+    return ", ".join(f"{rule} ({count} time{'s' * (count != 1)})" for rule, count in counts.items())

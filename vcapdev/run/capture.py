@@ -93,14 +93,15 @@ def _error_name(number: int) -> str | None:
 
 
 def note_on_pressure(options: RunOptions) -> str | None:
-    """What the asked pressure leaves out, where the buffers are not the program's own memory."""
+    """What the asked pressure leaves out, where the program has no buffers of its own that are queued."""
     if options.pressure == "none" or options.io == "userptr":
         return None
-    without = "; MADV_PAGEOUT is for user memory and left out" if options.pressure == "both" else ""
-    return (
-        f"--io {options.io}: the buffers are the driver's own memory, which is never swapped;"
-        f" the hog presses on the rest{without}"
-    )
+    if options.io == "mmap":
+        text = "the buffers are the driver's own memory, which is never swapped; the hog presses on the rest"
+    else:  # into pinned user memory with videobuf (videobuf_read_zerocopy), by way of its own with vb2
+        text = "the program waits in read() while the card writes; the hog alone presses"
+    without = "; MADV_PAGEOUT is for queued user memory and left out" if options.pressure == "both" else ""
+    return f"--io {options.io}: {text}{without}"
 
 
 class Stall:

@@ -33,7 +33,8 @@ def interact(session: Session) -> ExitStatus:
     checker = session.device.call("check-status")
     session.stop()  # takes in what the guest said last
     crash = failure(session.vm.watch)
-    found = f"{len(verdicts)} finding(s), see above" if verdicts else "no findings"
+    many = len(verdicts)
+    found = f"{many} finding{'s' * (many != 1)}, see above" if many else "no findings"
     session.screen.show(f"{checker['pages_checked']} pages checked, {found}")
     if verdicts:
         if crash is not None:
