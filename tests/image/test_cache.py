@@ -44,6 +44,44 @@ def test_an_entry_is_built_once(cache: Cache) -> None:
     assert not (cache.root / "thing/k2").exists()
 
 
+def test_two_that_look_at_the_same_time_need_not_wait_for_each_others_end(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both find nothing, one builds; the other gets that although the first one keeps its lock."""
+    both, really, seen, built = threading.Barrier(2), fcntl.flock, threading.local(), []
+
+    def meeting(descriptor: int, how: int) -> None:
+        really(descriptor, how)
+        if how == fcntl.LOCK_SH and not hasattr(seen, "met"):
+            seen.met = True
+            both.wait(20)
+
+    def build(into: Path) -> None:
+        built.append(into)
+        (into / "file").write_text("content")
+
+    monkeypatch.setattr(fcntl, "flock", meeting)
+    threads = [
+        threading.Thread(target=one.entry, args=("thing", "k1", build), daemon=True)
+        for one in (cache, Cache())
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(built) == 1
+
+
+def test_an_entry_that_is_gone_is_built_again_though_others_still_hold_it(cache: Cache) -> None:
+    place = cache.entry("thing", "k1", put("old"))
+    held = Cache().open_lock("thing-k1")
+    fcntl.flock(held, fcntl.LOCK_SH)
+    remove_tree(place.parent)
+    assert (cache.entry("thing", "k1", put("new")) / "file").read_text() == "new"
+    os.close(held)
+
+
 def test_a_failed_build_leaves_nothing_and_the_next_one_works(cache: Cache) -> None:
     def fail(into: Path) -> None:
         (into / "half").write_text("half")

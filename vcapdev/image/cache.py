@@ -317,15 +317,22 @@ class Cache:
         self._held.clear()
 
     def _build_once(self, place: Path, lock: int, build: Callable[[Path], None], label: str) -> None:
-        """Leave with the shared lock held and the entry complete."""
-        while True:
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            if place.is_dir():
-                return
-            fcntl.flock(lock, fcntl.LOCK_EX)  # not atomic: look again, another process may have built it
-            if not place.is_dir():
+        """Leave with the shared lock held and the entry complete.
+
+        Builders exclude each other by a second lock. To have the first one alone cannot be waited for: whoever
+        uses an entry holds it for the rest of his life.
+        """
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        if place.is_dir():
+            return
+        building = self.open_lock(f"{place.parent.name}-{place.name}.build")
+        try:
+            fcntl.flock(building, fcntl.LOCK_EX)
+            if not place.is_dir():  # else another one has built it in the meantime
                 with disk_errors(self.root):
                     _build_beside(place, build, label)
+        finally:
+            os.close(building)
 
     @staticmethod
     def _touch(place: Path) -> None:
