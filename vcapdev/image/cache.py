@@ -319,7 +319,7 @@ class Cache:
     def _build_once(self, place: Path, lock: int, build: Callable[[Path], None], label: str) -> None:
         """Leave with the shared lock held and the entry complete.
 
-        Builders exclude each other by a second lock. To have the first one alone cannot be waited for: whoever
+        Builders exclude each other by a second lock. To have the first alone cannot be waited for: whoever
         uses an entry holds it for the rest of his life.
         """
         fcntl.flock(lock, fcntl.LOCK_SH)
