@@ -109,6 +109,7 @@ class Session:
             self._fail(error)
             self._rescue_frame(error)
         self._last_look()
+        self._last_findings()
         self.stop()
         self.attachments.logs(self.vm)
         self.attachments.lock(self._prepared, self.report.kernel)
@@ -242,6 +243,15 @@ class Session:
         pins = status.get("pins") or {}
         report.pins.clean_at_pin = int(pins.get("judged_clean_before", 0))
         report.pins.ledger = pins.get("ledger", {})
+
+    def _last_findings(self) -> None:
+        """What the card did until its guest was ended counts, too: a program may have gone on capturing."""
+        self.vm.stop(ask=self.device.running)
+        with suppress(GuestError):
+            verdicts = self.device.call("verdicts")["verdicts"]
+            for verdict in verdicts:
+                self._show_verdict(verdict)
+            self.report.verdicts = [Verdict.from_checker(verdict) for verdict in verdicts]
 
     def _fail(self, error: GuestError) -> None:
         if isinstance(error, AgentGoneError):
